@@ -1,0 +1,50 @@
+"""Every exception merganser raises. Each message says what was expected, what was found, where, and what to do."""
+
+from __future__ import annotations
+
+
+class MerganserError(Exception):
+    """Base of all errors meant for people: the command line prints its message without a traceback.
+
+    ``where`` is the place in the user's files that it is about (``flows/revenue.py:12``), if there is one.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, where: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class FlowError(MerganserError):
+    """A flow that cannot run as written: unknown column, wrong type, duration, aggregate or order of verbs."""
+
+    exit_code = 2
+
+
+class UsageError(MerganserError):
+    """A command or call used in a way that cannot work (no such file, no such view)."""
+
+    exit_code = 2
+
+
+class SourceError(MerganserError):
+    """A source cannot be read on: a file got shorter, was replaced, or cannot be opened."""
+
+
+class RecordError(MerganserError):
+    """A record could not be decoded or applied and its source was declared with ``on_error="stop"``."""
+
+
+class StoreError(MerganserError):
+    """The store cannot be opened or written: held by another process, written by a newer version, disk full."""
+
+
+class PlanChangedError(StoreError):
+    """A view in the store was made by another plan than the flow now has; the message shows the difference."""
+
+    exit_code = 2
