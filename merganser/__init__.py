@@ -1,0 +1,51 @@
+"""merganser: exact, live DuckDB views of event logs.
+
+    import merganser as mg
+
+    orders = mg.source("orders", mg.files("data/*.jsonl"), schema={"id": "VARCHAR", "at": "TIMESTAMPTZ"}, time="at")
+    flow = mg.Flow("orders")
+    flow.read(orders).window(mg.tumbling("1 minute")).aggregate(n="count(*)").materialize("orders_per_minute")
+    mg.run([flow], "orders.duckdb")
+"""
+
+from importlib.metadata import version as _version
+
+from merganser.engine import Report, rebuild, run
+from merganser.errors import (
+    FlowError,
+    MerganserError,
+    PlanChangedError,
+    RecordError,
+    SourceError,
+    StoreError,
+    UsageError,
+)
+from merganser.flow import Flow, Stream, source
+from merganser.plan import Source
+from merganser.sources.files import files
+from merganser.sources.memory import memory
+from merganser.windows import Window, hopping, tumbling
+
+__version__ = _version("merganser")
+
+__all__ = [
+    "Flow",
+    "FlowError",
+    "MerganserError",
+    "PlanChangedError",
+    "RecordError",
+    "Report",
+    "Source",
+    "SourceError",
+    "StoreError",
+    "Stream",
+    "UsageError",
+    "Window",
+    "files",
+    "hopping",
+    "memory",
+    "rebuild",
+    "run",
+    "source",
+    "tumbling",
+]

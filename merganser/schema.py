@@ -33,3 +33,22 @@ class Schema:
 
     def __getitem__(self, name: str) -> Column:
         return next(c for c in self.columns if c.name == name)
+
+    @classmethod
+    def declare(cls, spec, *, base=None):
+        import duckdb
+        con = duckdb.connect()
+        out = []
+        for name, t in spec.items():
+            req = t.upper().endswith(" NOT NULL")
+            if req: t = t[:-9]
+            out.append(Column(name, con.execute(f"select typeof(null::{t})").fetchone()[0], req))
+        return cls(tuple(out))
+
+    def describe(self):
+        return ", ".join(f"{c.name} {c.type}{' NOT NULL' if c.required else ''}" for c in self.columns)
+
+    def arrow_schema(self):
+        import duckdb
+        con = duckdb.connect()
+        return con.sql("select " + ", ".join(f'null::{c.type} as "{c.name}"' for c in self.columns) + " where false").to_arrow_table().schema

@@ -1,0 +1,5 @@
+"""The engine: compiles a plan to a Bytewax dataflow, runs and stops it. The only place that knows Bytewax."""
+
+from merganser.engine.run import Report, rebuild, run
+
+__all__ = ["Report", "rebuild", "run"]

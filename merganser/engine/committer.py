@@ -1,0 +1,183 @@
+"""The committer: a thread that applies epochs to the store, one transaction each, while workers prepare the next.
+
+An epoch is handed over through a queue of one, so that decoding and committing overlap and memory stays bounded. The
+first error is kept in ``failure`` and stops the run; what was not committed is read again by the next run.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import duckdb
+
+from merganser import faults
+from merganser.clock import MIN_TIME
+from merganser.codecs import Reject
+from merganser.engine.cohort import Cohort, Ends
+from merganser.engine.prepare import Prepared
+from merganser.errors import MerganserError, StoreError
+from merganser.store import Books, Store
+
+
+@dataclass(slots=True)
+class Progressed:
+    """What a run has done so far; read by whoever shows it, written by lanes and the committer."""
+
+    read: int = 0
+    read_bytes: int = 0
+    total_bytes: int | None = None
+    committed: int = 0
+    committed_bytes: int = 0
+    dead: int = 0
+    late: int = 0
+    duplicate: int = 0
+    epochs: int = 0
+    watermark: int = MIN_TIME
+    commit_seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Cut:
+    """An epoch: everything that came since the last one."""
+
+    prepared: list[Prepared]
+    ends: Ends
+
+
+@dataclass
+class Committer:
+    """Applies cuts to the store. ``start``, then ``submit``…, then ``finish`` or ``abandon``."""
+
+    store: Store
+    cohorts: Sequence[Cohort]
+    progressed: Progressed
+    failed: threading.Event
+    failure: BaseException | None = None
+    building: bool = False
+    """True for a rebuild whose sources were declared anew: its dead letters replace the old ones at the end."""
+    _queue: queue.Queue[Cut | None] = field(default_factory=lambda: queue.Queue(maxsize=1))
+    _thread: threading.Thread | None = None
+    _known: dict[tuple[str, str], int] = field(default_factory=dict)
+
+    def start(self) -> None:
+        found = self.store.rows("SELECT source, partition, max(seq) FROM merganser.positions GROUP BY ALL")
+        self._known = {} if self.building else {(source, partition): seq for source, partition, seq in found}
+        self._epoch = self.store.next_epoch()
+        self._thread = threading.Thread(target=self._work, name="merganser-committer", daemon=True)
+        self._thread.start()
+
+    def submit(self, cut: Cut) -> None:
+        """Hand an epoch over; waits while the one before the last is being committed."""
+        while not self.failed.is_set():
+            try:
+                self._queue.put(cut, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def finish(self) -> None:
+        """Wait until everything is committed; raises what stopped it."""
+        while self._thread is not None and self._thread.is_alive():
+            try:
+                self._queue.put(None, timeout=0.2)
+                break
+            except queue.Full:
+                continue
+        if self._thread is not None:
+            self._thread.join()
+        if self.failure is not None:
+            raise self.failure
+
+    def _work(self) -> None:
+        try:
+            while (cut := self._queue.get()) is not None:
+                if self.failed.is_set():
+                    return
+                self._commit(cut)
+        except BaseException as error:
+            self.failure = self.failure or _explained(error)
+            self.failed.set()
+
+    def _commit(self, cut: Cut) -> None:
+        began = time.monotonic()
+        faults.point("epoch.begin")
+        with self.store.transaction():
+            books: list[Books] = []
+            dead: list[tuple[Reject, str, str, str | None, int | None]] = self._source_dead(cut)
+            for cohort in self.cohorts:
+                entries, refused = cohort.apply(self.store, self._epoch, cut.prepared, cut.ends)
+                books += entries
+                for reject, partition, view in refused:
+                    source = next(v.source.name for v in cohort.views if v.name == view)
+                    dead.append((reject, source, partition, view, cohort.number))
+            faults.point("books.before")
+            self._write_books(books)
+            self._write_dead(dead)
+        self._epoch += 1
+        nbytes = sum(p.nbytes for p in cut.prepared)
+        self.store.wrote(nbytes)
+        self._note(cut, books, nbytes, time.monotonic() - began)
+
+    def _source_dead(self, cut: Cut) -> list[tuple[Reject, str, str, str | None, int | None]]:
+        """The records that no view could have, each once however many views read the source."""
+        dead: list[tuple[Reject, str, str, str | None, int | None]] = []
+        owner = self.cohorts[0].number if self.building else None
+        for p in cut.prepared:
+            known = self._known.get((p.source, p.partition), 0)
+            dead += [(r, p.source, p.partition, None, owner) for r in p.rejects if r.seq >= known]
+        for p in cut.prepared:
+            key = p.source, p.partition
+            self._known[key] = max(self._known.get(key, 0), p.seq + p.records)
+        return dead
+
+    def _write_books(self, books: list[Books]) -> None:
+        now = datetime.now(UTC).replace(tzinfo=None)
+        for entry in books:
+            entry.check()
+        self.store.insert("commits", [
+            (self._epoch, now, b.cohort, b.view, b.source, b.read, b.applied, b.filtered, b.late, b.duplicate, b.dead)
+            for b in books
+        ])  # fmt: skip
+
+    def _write_dead(self, dead: list[tuple[Reject, str, str, str | None, int | None]]) -> None:
+        # Python values, one statement a row: Arrow cannot say BLOB, NULL and BIGINT for columns that are all NULL.
+        if dead:
+            self.store.con.executemany(
+                "INSERT INTO merganser.dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                [
+                    (source, cohort, view, partition, r.seq, r.place.file, r.place.byte, r.place.line, r.reason,
+                     r.detail, r.raw, self._epoch)
+                    for r, source, partition, view, cohort in dead
+                ],
+            )  # fmt: skip
+
+    def _note(self, cut: Cut, books: list[Books], nbytes: int, seconds: float) -> None:
+        p = self.progressed
+        p.committed += sum(x.records for x in cut.prepared)
+        p.committed_bytes += nbytes
+        p.dead += sum(len(x.rejects) for x in cut.prepared)
+        p.late += sum(b.late for b in books)
+        p.duplicate += sum(b.duplicate for b in books)
+        p.epochs += 1
+        p.commit_seconds = seconds
+        marks = [c.watermarks(s).final for c in self.cohorts for s in c.sources]
+        p.watermark = min((m for m in marks if m > MIN_TIME), default=MIN_TIME)
+
+
+def _explained(error: BaseException) -> BaseException:
+    """What people can do about an error of the committer."""
+    if isinstance(error, MerganserError):
+        return error
+    if isinstance(error, duckdb.OutOfMemoryException):
+        return StoreError(
+            f"DuckDB ran out of memory in an epoch ({str(error).splitlines()[0]}); nothing of it was kept."
+            " Shorten --epoch, bound the state (lateness, within), or give it more memory"
+        )
+    if isinstance(error, duckdb.Error):
+        return StoreError(f"the store refused an epoch, nothing of it was kept: {error}")
+    return error

@@ -1,0 +1,163 @@
+"""What workers do with a chunk: decode it, check event times, run each view's row-local verbs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from merganser import faults
+from merganser.clock import MIN_TIME, show_duration, show_time
+from merganser.codecs import Chunk, Codec, Place, Reject
+from merganser.errors import RecordError
+from merganser.operators.deduplicate import hash_sql
+from merganser.operators.rowlocal import RowLocal
+from merganser.plan import Deduplicate, Node, Source
+from merganser.sql import literal
+from merganser.store import CONFIG
+
+YEAR_ONE = -62_135_596_800_000_000
+"""0001-01-01T00:00:00 UTC in microseconds; nothing that is dated before is meant."""
+
+
+@dataclass(slots=True)
+class Branch:
+    """What came of a chunk at one node: its rows (None: no row) and the records refused on the way."""
+
+    table: pa.Table | None
+    refused: list[Reject]
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A chunk after the workers: ready for the store, in any order within an epoch."""
+
+    source: str
+    partition: str
+    seq: int
+    records: int
+    nbytes: int
+    position: dict[str, Any]
+    times: npt.NDArray[np.int64]
+    """Event time of each accepted record, in order."""
+    seqs: npt.NDArray[np.int64]
+    """Ordinal of each accepted record."""
+    rejects: list[Reject]
+    locate: Callable[[list[int]], list[tuple[Place, bytes]]]
+    """Where records stand, and their bytes; for rows that are refused in the store."""
+    branches: dict[Node, Branch] = field(default_factory=dict)
+
+
+class Preparer:
+    """Prepares the chunks of one source; each worker thread has its own."""
+
+    def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]]) -> None:
+        """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
+        self._source = source
+        self._codec: Codec = source.connector.codec(source.schema)
+        self._con = duckdb.connect(config={**CONFIG, "threads": 1})
+        self._ends = ends
+        self._compiled: dict[tuple[Node, str], RowLocal] = {}
+
+    def prepare(self, chunk: Chunk) -> Prepared:
+        decoded = self._codec.decode(chunk)
+        faults.point("decode.after")
+        table, rejects = decoded.table, [*chunk.rejects, *decoded.rejects]
+        assert len(table) + len(rejects) == chunk.records, "a codec accounts for every record"
+        times = self._times(table)
+        bad = self._bad_times(table, times)
+        if bad:
+            rejects += self._rejected(chunk, bad)
+            good = np.ones(len(table), np.bool_)
+            good[list(bad)] = False
+            table, times = table.filter(pa.array(good)), times[good]
+        rejects.sort(key=lambda r: r.seq)
+        if rejects and self._source.on_error == "stop":
+            raise stopped(self._source.name, rejects[0])
+        seqs = table["_seq"].to_numpy()
+        table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times)))
+        prepared = Prepared(
+            chunk.source, chunk.partition, chunk.seq, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
+            locate=lambda wanted: self._codec.locate(chunk, wanted),
+        )  # fmt: skip
+        for node, followers in self._ends:
+            prepared.branches[node] = self._branch(node, followers, chunk, table)
+        return prepared
+
+    def _branch(self, node: Node, followers: Sequence[Deduplicate], chunk: Chunk, table: pa.Table) -> Branch:
+        compiled = self._compiled.get((node, chunk.partition))
+        if compiled is None:
+            hashed = tuple(hash_sql(follower, literal(chunk.partition)) for follower in followers)
+            start = list(node.chain())[-1]
+            compiled = self._compiled[node, chunk.partition] = RowLocal(start, node, extra=hashed)
+        if not len(table):
+            return Branch(None, [])
+        rows, refused = compiled.run(self._con, table)
+        if not refused:
+            return Branch(rows, [])
+        found = self._codec.locate(chunk, [r.seq for r in refused])
+        rejects = [Reject(r.seq, place, raw, "not computed", r.detail) for r, (place, raw) in zip(refused, found)]
+        if self._source.on_error == "stop":
+            raise stopped(self._source.name, rejects[0])
+        return Branch(rows, rejects)
+
+    def _times(self, table: pa.Table) -> npt.NDArray[np.int64]:
+        """Event times in microseconds; zeros for a source without; MIN_TIME for a NULL."""
+        if self._source.time is None:
+            return np.zeros(len(table), np.int64)
+        column = table[self._source.time]
+        if column.type != pa.timestamp("us", column.type.tz if pa.types.is_timestamp(column.type) else None):
+            column = column.cast(pa.timestamp("us"), safe=False)
+        numbers = column.cast(pa.int64())
+        if numbers.null_count:
+            numbers = pc.fill_null(numbers, MIN_TIME)
+        return np.ascontiguousarray(numbers.to_numpy())
+
+    def _bad_times(self, table: pa.Table, times: npt.NDArray[np.int64]) -> dict[int, tuple[int, str, str]]:
+        """Row to (seq, reason, detail) of the rows whose event time is absent or impossible."""
+        if self._source.time is None or not len(times):
+            return {}
+        limit = time.time_ns() // 1000 + self._source.max_ahead
+        if times.min() >= YEAR_ONE and times.max() <= limit:
+            return {}
+        bad: dict[int, tuple[int, str, str]] = {}
+        name = self._source.time
+        for row in np.flatnonzero((times < YEAR_ONE) | (times > limit)).tolist():
+            moment = int(times[row])
+            if moment == MIN_TIME:
+                reason, detail = "no event time", f"column {name!r} is NULL; every event needs its time"
+            elif moment > limit:
+                ahead = show_duration(self._source.max_ahead)
+                reason = "event time ahead"
+                detail = f"column {name!r} is {show_time(moment)}, more than max_ahead ({ahead}) past the clock"
+            else:
+                reason, detail = "impossible event time", f"column {name!r} is before the year 1"
+            bad[row] = (table["_seq"][row].as_py(), reason, detail)
+        return bad
+
+    def _rejected(self, chunk: Chunk, bad: dict[int, tuple[int, str, str]]) -> list[Reject]:
+        found = self._codec.locate(chunk, [seq for seq, _, _ in bad.values()])
+        return [Reject(s, place, raw, why, detail) for (s, why, detail), (place, raw) in zip(bad.values(), found)]
+
+    def _watermarks(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The watermark at each row, as far as this chunk knows; the store lifts it by what came before."""
+        if self._source.time is None or self._source.lateness is None:
+            return np.full(len(times), MIN_TIME)
+        return np.maximum.accumulate(times) - self._source.lateness if len(times) else times
+
+
+def stopped(source: str, reject: Reject) -> RecordError:
+    place = reject.place
+    at = f", byte {place.byte}" if place.byte is not None else ""
+    return RecordError(
+        f"source {source!r} has a bad record ({reject.reason}): {reject.detail}. It is declared with on_error='stop';"
+        " mend the record, or declare on_error='dead_letter' to keep it aside and go on",
+        where=f"{place.file}:{place.line}{at}" if place.line is not None else place.file,
+    )

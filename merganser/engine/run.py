@@ -1,0 +1,287 @@
+"""Runs flows: decides what each view needs, builds the dataflow, waits for its end.
+
+The dataflow always has the same shape: one input (the lanes of all sources), one row-local step on every worker, one
+output with one partition (the store). Bytewax cuts an epoch of its own at every batch; the store joins those until
+the epoch's length or size is reached and commits them as one.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+from bytewax._bytewax import cluster_main
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
+
+from merganser import faults
+from merganser.codecs import Chunk
+from merganser.engine import changes
+from merganser.engine.cohort import Cohort, Ends
+from merganser.engine.committer import Committer, Cut, Progressed
+from merganser.engine.lanes import Lanes, Shared
+from merganser.engine.prepare import Prepared, Preparer
+from merganser.flow import Flow
+from merganser.plan import Deduplicate, Node, Source, prefix
+from merganser.sources import Position
+from merganser.store import Store
+
+CHUNK_BYTES = 8 << 20
+EPOCH_BYTES = 64 << 20
+"""An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run did. ``stopped``: it was asked to stop before the end of its input."""
+
+    progressed: Progressed
+    seconds: float
+    stopped: bool
+    notes: tuple[str, ...]
+    """Sentences for people: views that were added or are no longer in the flow."""
+
+
+def run(
+    flows: Sequence[Flow],
+    store: str | Path = "merganser.duckdb",
+    *,
+    follow: bool = False,
+    epoch: float = 1.0,
+    workers: int = 1,
+    progress: Callable[[Progressed], None] | None = None,
+    stop: threading.Event | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    epoch_bytes: int = EPOCH_BYTES,
+) -> Report:
+    """Bring the views of some flows up to date in a store.
+
+    Without ``follow`` it ends at the end of the input; with it, when ``stop`` is set or on SIGINT or SIGTERM (which
+    are handled if this is the main thread). ``epoch``: seconds of input that are committed together. ``progress`` is
+    given the live counts once, before it starts. Raises MerganserError; whatever was committed stays.
+    """
+    with Store(store) as opened:
+        opened_cohorts, notes = changes.open_cohorts(opened, flows)
+        job = _Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event())
+        return job.run(progress, tuple(notes))
+
+
+def rebuild(
+    flows: Sequence[Flow],
+    views: Sequence[str],
+    store: str | Path = "merganser.duckdb",
+    *,
+    epoch: float = 1.0,
+    workers: int = 1,
+    progress: Callable[[Progressed], None] | None = None,
+    stop: threading.Event | None = None,
+    chunk_bytes: int = CHUNK_BYTES,
+    epoch_bytes: int = EPOCH_BYTES,
+) -> Report:
+    """Build views anew from the start of their sources, beside the old ones, and swap them in one transaction.
+
+    The old views can be queried until the swap. A rebuild that was interrupted goes on where it stopped.
+    """
+    with Store(store) as opened:
+        cohorts, building = changes.open_rebuild(opened, flows, views)
+        job = _Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event())
+        report = job.run(progress, (), building=building)
+        if not report.stopped:
+            faults.point("rebuild.before")
+            for cohort in cohorts:
+                changes.swap(opened, cohort)
+            faults.point("rebuild.after")
+            opened.checkpoint()
+        return report
+
+
+class _Job:
+    """One execution of one dataflow."""
+
+    def __init__(
+        self,
+        store: Store,
+        cohorts: list[Cohort],
+        follow: bool,
+        epoch: float,
+        workers: int,
+        chunk_bytes: int,
+        epoch_bytes: int,
+        stop: threading.Event,
+    ) -> None:
+        self.store, self.cohorts, self.workers = store, cohorts, workers
+        self.epoch, self.epoch_bytes = epoch, epoch_bytes
+        self.sources: list[Source] = list({s.name: s for c in cohorts for s in c.sources}.values())
+        self.progressed = Progressed()
+        self.stop = stop
+        self.failure: BaseException | None = None
+        self.failed = threading.Event()
+        self.committer = Committer(store, cohorts, self.progressed, self.failed)
+        self.shared = Shared(
+            follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(), self.fail
+        )
+        self.pending: list[Prepared] = []
+        self._pending_bytes = 0
+        self._began: float | None = None
+        self._local = threading.local()
+        self._ends = _ends(cohorts)
+
+    def run(self, progress: Callable[[Progressed], None] | None, notes: tuple[str, ...], building: bool = False) -> Report:
+        began = time.monotonic()
+        for source in self.sources:
+            if not self.shared.follow:
+                source.connector.check()
+        sizes = [source.connector.total_bytes() for source in self.sources]
+        if not self.shared.follow and all(size is not None for size in sizes):
+            self.progressed.total_bytes = sum(size or 0 for size in sizes)
+        if progress:
+            progress(self.progressed)
+        self.committer.building = building
+        self.committer.start()
+        try:
+            with self._signals():
+                self._flow()
+        finally:
+            stopped = self.stop.is_set()
+            if self.failure is None and not self.failed.is_set():
+                self._cut(last=True)
+            self.committer.finish()
+        if self.failure is not None:
+            raise self.failure
+        self.store.checkpoint()
+        return Report(self.progressed, time.monotonic() - began, stopped, notes)
+
+    def fail(self, error: BaseException) -> None:
+        """Remember the first error and end the run without committing what is pending."""
+        if self.failure is None:
+            self.failure = error
+        self.failed.set()
+        self.shared.stop.set()
+
+    # -- the dataflow ---------------------------------------------------------------------------------------------
+
+    def _flow(self) -> None:
+        flow = Dataflow("merganser")
+        chunks = op.input("lanes", flow, Lanes(self.sources, self.workers, self.shared))
+        spread = op.redistribute("spread", chunks)
+        rows = op.flat_map("rows", spread, self._prepare)
+        op.output("store", rows, _StoreSink(self))
+        os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # it would open a port without any authentication
+        watch = threading.Thread(target=self._watch, name="merganser-watch", daemon=True)
+        watch.start()
+        cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.workers)
+
+    def _watch(self) -> None:
+        """Pass on a request to stop, or the committer's failure, to the lanes."""
+        while not self.shared.stop.is_set():
+            if self.stop.wait(0.05) or self.failed.is_set():
+                self.shared.stop.set()
+
+    def _prepare(self, item: tuple[str, Chunk]) -> list[tuple[str, Prepared]]:
+        if self.failed.is_set():
+            return []
+        chunk = item[1]
+        try:
+            preparers: dict[str, Preparer] = self._local.__dict__.setdefault("preparers", {})
+            if chunk.source not in preparers:
+                source = next(s for s in self.sources if s.name == chunk.source)
+                preparers[chunk.source] = Preparer(source, self._ends[source.name])
+            return [("store", preparers[chunk.source].prepare(chunk))]
+        except BaseException as error:
+            self.fail(error)
+            return []
+
+    def take(self, items: list[Prepared]) -> None:
+        self.pending += items
+        self._pending_bytes += sum(p.nbytes for p in items)
+        if self._began is None:
+            self._began = time.monotonic()
+
+    def snapshot(self) -> None:
+        """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
+        if self._began is None or self.failed.is_set():
+            return
+        if self._pending_bytes >= self.epoch_bytes or time.monotonic() - self._began >= self.epoch:
+            self._cut()
+
+    def _cut(self, last: bool = False) -> None:
+        ends = Ends(frozenset(self.shared.finished), frozenset(self.shared.ended))
+        if self.pending or (last and ends.finished):
+            self.committer.submit(Cut(self.pending, ends))
+        self.pending, self._pending_bytes, self._began = [], 0, None
+
+    def _start_of(self, source: str, partition: str) -> Position | None:
+        """Where the cohort that is furthest behind goes on; the others skip what they have."""
+        behind = [
+            cohort.progress.get((source, partition)) for cohort in self.cohorts if any(s.name == source for s in cohort.sources)
+        ]
+        if any(p is None for p in behind):
+            return None
+        return min((p for p in behind if p is not None), key=lambda p: p.seq).position
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first SIGINT or SIGTERM ends the input, a second one the process, which is safe at any time."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            if self.stop.is_set():
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
+            self.stop.set()
+
+        before = {n: signal.signal(n, handle) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _ends(cohorts: Sequence[Cohort]) -> dict[str, list[tuple[Node, list[Deduplicate]]]]:
+    """By source: the nodes that workers compute, each with the deduplications that follow it."""
+    found: dict[str, dict[Node, list[Deduplicate]]] = {}
+    for cohort in cohorts:
+        for view in cohort.views:
+            node = prefix(view.rows_of)
+            followers = found.setdefault(view.source.name, {}).setdefault(node, [])
+            for after in view.chain():
+                if isinstance(after, Deduplicate) and after.input == node and after not in followers:
+                    followers.append(after)
+    return {source: list(nodes.items()) for source, nodes in found.items()}
+
+
+class _StorePart(StatefulSinkPartition[Prepared, None]):
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+
+    def write_batch(self, values: list[Prepared]) -> None:
+        self._job.take(values)
+
+    def snapshot(self) -> None:
+        self._job.snapshot()
+
+
+class _StoreSink(FixedPartitionedSink[Prepared, None]):
+    def __init__(self, job: _Job) -> None:
+        self._job = job
+
+    def list_parts(self) -> list[str]:
+        return ["store"]
+
+    def part_fn(self, item_key: str) -> int:
+        return 0
+
+    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _StorePart:
+        return _StorePart(self._job)

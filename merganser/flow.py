@@ -1,0 +1,367 @@
+"""What users write: sources, flows and streams. One verb adds one node to the plan; everything is checked there."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+from merganser import plan
+from merganser.aggregates import analyse
+from merganser.clock import duration
+from merganser.errors import FlowError
+from merganser.plan import Columns, Node, Source
+from merganser.schema import Schema
+from merganser.sources import Connector
+from merganser.sql import binder, quote
+from merganser.windows import Window
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PACKAGE = str(Path(__file__).parent)
+TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
+
+
+def _where() -> str:
+    """``file:line`` of the nearest caller outside merganser, relative to the working directory where it can be."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{frame.f_lineno}"
+
+
+def _on_users_line(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give every FlowError of a verb the line of the flow that called it."""
+
+    @functools.wraps(verb)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except FlowError as error:
+            error.where = error.where or _where()
+            raise error.with_traceback(None) from None
+
+    return called
+
+
+@_on_users_line
+def source(
+    name: str,
+    connector: Connector,
+    *,
+    schema: Mapping[str, str] | str | Path,
+    time: str | None = None,
+    lateness: str | timedelta | None = None,
+    id: str | None = None,
+    key: str | None = None,
+    on_error: str = "dead_letter",
+    max_ahead: str | timedelta = "1 day",
+) -> Source:
+    """Declare a stream of events.
+
+    - ``connector``: where they are, ``mg.files(…)``.
+    - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc`` or
+      ``.schema.json`` file.
+    - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
+      come and still be counted in its window (None: however far, and every window stays open).
+    - ``id``: the column that names an event once and for all, ``key``: the column of what it is about.
+    - ``on_error``: ``"dead_letter"`` keeps a bad record in ``merganser.dead_letters`` and goes on, ``"stop"`` stops.
+    - ``max_ahead``: an event time later than this past the clock is a bad record.
+    """
+    if not name or not name.replace("_", "").replace("-", "").isalnum():
+        raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
+    declared = Schema.declare(schema)
+    for role, column in (("time", time), ("id", id), ("key", key)):
+        if column is not None and column not in declared:
+            raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
+    if time is not None and declared[time].type not in TIME_TYPES:
+        raise FlowError(
+            f"time={time!r} is a {declared[time].type}; an event time is a TIMESTAMP, TIMESTAMPTZ or DATE"
+        )
+    if lateness is not None and time is None:
+        raise FlowError(f"lateness is measured in event time, but source {name!r} has no time=")
+    if on_error not in ("dead_letter", "stop"):
+        raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
+    late = None if lateness is None else duration(lateness, "lateness")
+    return Source(name, connector, declared, time, late, id, key, on_error, duration(max_ahead, "max_ahead"))
+
+
+class Flow:
+    """A named set of streams, each ending in a materialised view. Nothing runs until ``merganser run`` or ``run()``."""
+
+    def __init__(self, name: str) -> None:
+        if not name:
+            raise FlowError("a flow needs a name", where=_where())
+        self.name = name
+        self.materialized: list[plan.Materialize] = []
+        self.views: list[plan.View] = []
+        self._sources: dict[str, Source] = {}
+
+    @_on_users_line
+    def read(self, source: Source) -> Stream:
+        """All events of a source, with the columns of its schema."""
+        if not isinstance(source, Source):
+            raise FlowError(f"read() takes a source made by mg.source(…), this is a {type(source).__name__}")
+        if self._sources.setdefault(source.name, source) != source:
+            raise FlowError(f"there are two different sources named {source.name!r}; give one another name")
+        columns = {c.name: c.type for c in source.schema.columns}
+        return Stream(self, plan.Read(_where(), columns, None, source))
+
+    @_on_users_line
+    def view(self, name: str, sql: str) -> Flow:
+        """A plain SQL view over the flow's materialised views, computed when it is queried."""
+        self._free(name)
+        tables = {m.name: dict(m.columns) for m in self.materialized} | {v.name: dict(v.columns) for v in self.views}
+        columns = binder().bind_query(sql, tables)
+        self.views.append(plan.View(name, sql.strip().rstrip(";"), _where(), columns))
+        return self
+
+    @property
+    def sources(self) -> list[Source]:
+        """The sources that are read, each once, in the order of first use by a view."""
+        return list(dict.fromkeys(m.source for m in self.materialized))
+
+    def _free(self, name: str) -> None:
+        if not name.isidentifier():
+            raise FlowError(f"view name {name!r} must be letters, digits and _, and not begin with a digit")
+        if any(name.lower() == taken.name.lower() for taken in [*self.materialized, *self.views]):
+            raise FlowError(f"the flow already has a view named {name!r}")
+
+    def __str__(self) -> str:
+        from merganser.display import plan_text
+
+        return plan_text(self)
+
+    def _repr_markdown_(self) -> str:
+        from merganser.display import plan_mermaid
+
+        return f"```mermaid\n{plan_mermaid(self)}\n```"
+
+
+class Stream:
+    """An immutable stream of rows: a verb returns a new one, and two verbs on one stream fan out."""
+
+    def __init__(self, flow: Flow, node: Node) -> None:
+        self._flow = flow
+        self._node = node
+
+    @property
+    def columns(self) -> Columns:
+        """Column names and DuckDB types of the rows here."""
+        return dict(self._node.columns)
+
+    def __repr__(self) -> str:
+        columns = ", ".join(f"{name} {type}" for name, type in self._node.columns.items())
+        return f"Stream({self._node.line()}: {columns})"
+
+    def _then(self, node: Node) -> Stream:
+        return Stream(self._flow, node)
+
+    def _open(self, verb: str) -> Node:
+        """The node here, if rows can still be worked on."""
+        if isinstance(self._node, (plan.Aggregated, plan.Latest)):
+            raise FlowError(
+                f"{verb}() cannot follow {'aggregate()' if isinstance(self._node, plan.Aggregated) else 'latest()'}, whose"
+                " rows still change; materialize() it, and use flow.view(name, sql) for SQL over the result"
+            )
+        return self._node
+
+    @_on_users_line
+    def filter(self, sql: str) -> Stream:
+        """Keep the rows for which a SQL condition is true (not false, not NULL)."""
+        node = self._open("filter")
+        binder().bind_filter(sql, node.columns)
+        return self._then(plan.Filter(_where(), node.columns, node, sql))
+
+    @_on_users_line
+    def select(self, *names: str, **items: str) -> Stream:
+        """Only these columns: names of present ones, then ``name="sql"``. Event time, id and key travel on regardless."""
+        node = self._open("select")
+        wanted = {name: quote(name) for name in names} | items
+        if not wanted:
+            raise FlowError("select() needs at least one column")
+        for name in names:
+            _column(name, node.columns, "select")
+        columns = self._bind(wanted, node, "select")
+        return self._then(plan.Select(_where(), columns, node, tuple(wanted.items())))
+
+    @_on_users_line
+    def derive(self, **items: str) -> Stream:
+        """Add columns, or replace present ones, by SQL over the columns there are."""
+        node = self._open("derive")
+        if not items:
+            raise FlowError("derive() needs at least one column, such as derive(total='price * quantity')")
+        columns = node.columns | self._bind(items, node, "derive")
+        return self._then(plan.Derive(_where(), columns, node, tuple(items.items())))
+
+    @_on_users_line
+    def drop(self, *names: str) -> Stream:
+        """All columns but these."""
+        node = self._open("drop")
+        for name in names:
+            _column(name, node.columns, "drop")
+        columns = {n: t for n, t in node.columns.items() if n not in names}
+        if not names or not columns:
+            raise FlowError("drop() needs the names of some columns, and must leave at least one")
+        return self._then(plan.Drop(_where(), columns, node, names))
+
+    @_on_users_line
+    def explode(self, column: str) -> Stream:
+        """One row for each element of a list column; none for an empty or NULL list."""
+        node = self._open("explode")
+        kind = _column(column, node.columns, "explode")
+        if not kind.endswith("]"):
+            raise FlowError(f"explode({column!r}) needs a list, this column is a {kind}")
+        element = kind[: kind.rindex("[")]
+        return self._then(plan.Explode(_where(), node.columns | {column: element}, node, column))
+
+    @_on_users_line
+    def map_batches(self, fn: Callable[[Any], Any], schema: Mapping[str, str] | str | Path) -> Stream:
+        """Row-local Python, for what SQL cannot say: ``fn`` takes a ``pyarrow.Table`` and returns one of as many rows.
+
+        ``schema`` declares the columns it returns. Row i of the result must depend on row i alone: batches are cut
+        anywhere. If it raises, the rows that it cannot take are found one by one and become dead letters.
+        """
+        node = self._open("map_batches")
+        if not callable(fn):
+            raise FlowError("map_batches() takes a function of a pyarrow.Table")
+        declared = Schema.declare(schema)
+        columns = {c.name: c.type for c in declared.columns}
+        return self._then(plan.MapBatches(_where(), columns, node, fn, declared))
+
+    @_on_users_line
+    def deduplicate(
+        self, by: str | Sequence[str] | None = None, *, within: str | timedelta | None = None
+    ) -> Stream:
+        """Only the first row of each id, in the order of its partition.
+
+        ``by``: the column(s) of the id; the source's ``id`` without. ``within``: a row is a duplicate if its event
+        time is at most this far from the first one's, and ids further behind the watermark are forgotten, which
+        bounds what is kept; without it every id is kept for ever. Partitions are logs of their own: a duplicate is
+        looked for in the partition that the row came from.
+        """
+        node = self._open("deduplicate")
+        if by is None:
+            column = node.reference("id")
+            if column is None:
+                raise FlowError(
+                    f"deduplicate() needs by=, or id= in the declaration of source {node.source.name!r}"
+                )
+            columns: tuple[str, ...] = (column,)
+        else:
+            columns = _columns(by, node.columns, "deduplicate by")
+        if within is not None and node.source.time is None:
+            raise FlowError(f"within is measured in event time, but source {node.source.name!r} has no time=")
+        distance = None if within is None else duration(within, "within")
+        return self._then(plan.Deduplicate(_where(), node.columns, node, columns, distance))
+
+    @_on_users_line
+    def window(self, window: Window, *, by: str | Sequence[str] = ()) -> Grouped:
+        """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows."""
+        node = self._open("window")
+        if not isinstance(window, Window):
+            raise FlowError("window() takes mg.tumbling('1 minute') or mg.hopping('1 hour', every='15 minutes')")
+        if node.source.time is None:
+            raise FlowError(f"windows need event time, but source {node.source.name!r} has no time=")
+        keys = _columns(by, node.columns, "window by") if by else ()
+        for taken in ("window_start", "window_end", "final"):
+            if taken in keys:
+                raise FlowError(f"{taken} is a column of every windowed result; derive() the group column another name")
+        return Grouped(self._flow, node, window, keys)
+
+    @_on_users_line
+    def group_by(self, *by: str) -> Grouped:
+        """Group rows by columns, without a window; ``aggregate`` follows. One group of all rows without columns."""
+        node = self._open("group_by")
+        return Grouped(self._flow, node, None, _columns(by, node.columns, "group_by") if by else ())
+
+    @_on_users_line
+    def latest(self, by: str | Sequence[str] | None = None) -> Stream:
+        """The last row of each key: latest event time; on ties the later partition name, then position.
+
+        ``by``: the key's column(s); the source's ``key`` without. A row whose columns besides key, id and event time
+        are all NULL deletes its key (a tombstone).
+        """
+        node = self._open("latest")
+        if by is None:
+            key = node.source.key
+            if key is None:
+                raise FlowError(f"latest() needs by=, or key= in the declaration of source {node.source.name!r}")
+            by = key
+        return self._then(plan.Latest(_where(), node.columns, node, _columns(by, node.columns, "latest by")))
+
+    @_on_users_line
+    def materialize(self, name: str) -> Stream:
+        """Keep the rows, or the aggregates, as a view of this name in the store."""
+        if isinstance(self._node, plan.Materialize):
+            raise FlowError("this stream is materialized already")
+        self._flow._free(name)
+        node = plan.Materialize(_where(), self._node.columns, self._node, name)
+        self._flow.materialized.append(node)
+        return self
+
+    def _bind(self, items: Mapping[str, str], node: Node, verb: str) -> Columns:
+        for name in items:
+            if name.startswith("_"):
+                raise FlowError(f"{verb}({name}=…): names that begin with _ are merganser's own")
+        return binder().bind_select(items, node.columns)
+
+
+class Grouped:
+    """What ``window`` and ``group_by`` return: only ``aggregate`` can follow."""
+
+    def __init__(self, flow: Flow, node: Node, window: Window | None, by: tuple[str, ...]) -> None:
+        self._flow, self._node, self._window, self._by = flow, node, window, by
+
+    @_on_users_line
+    def aggregate(self, **aggregates: str) -> Stream:
+        """``name="sql"`` with any of DuckDB's aggregates that can be kept incrementally, ``FILTER`` included.
+
+        The result has the group columns, ``window_start`` and ``window_end`` where there is a window, then these.
+        """
+        node, window = self._node, self._window
+        if not aggregates:
+            raise FlowError("aggregate() needs at least one result, such as aggregate(orders='count(*)')")
+        columns = {name: node.columns[name] for name in self._by}
+        if window is not None:
+            columns |= dict.fromkeys(("window_start", "window_end"), _window_type(node.source))
+        for name in aggregates:
+            if name in columns or name.startswith("_") or (window is not None and name == "final"):
+                raise FlowError(f"aggregate({name}=…): the name is taken by a column that every result has")
+        found = tuple(analyse(name, sql, node.columns, keys=self._by) for name, sql in aggregates.items())
+        columns |= {a.name: a.type for a in found}
+        if window is not None:
+            columns["final"] = "BOOLEAN"
+        return Stream(self._flow, plan.Aggregated(_where(), columns, node, window, self._by, found))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise FlowError(f"{name}() cannot follow window() or group_by(); aggregate(name='sql') must", where=_where())
+
+
+def _window_type(source: Source) -> str:
+    assert source.time is not None
+    return "TIMESTAMP WITH TIME ZONE" if "ZONE" in source.schema[source.time].type else "TIMESTAMP"
+
+
+def _columns(by: str | Sequence[str], columns: Columns, what: str) -> tuple[str, ...]:
+    names = (by,) if isinstance(by, str) else tuple(by)
+    for name in names:
+        _column(name, columns, what)
+    if len(set(names)) < len(names):
+        raise FlowError(f"{what}: a column is named twice")
+    return names
+
+
+def _column(name: str, columns: Columns, what: str) -> str:
+    if name not in columns:
+        hint = "; derive() it first" if not name.isidentifier() else ""
+        raise FlowError(f"{what}: there is no column {name!r}; there are {', '.join(columns)}{hint}")
+    return columns[name]

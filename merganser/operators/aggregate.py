@@ -1,0 +1,204 @@
+"""``window(…).aggregate(…)`` and ``group_by(…).aggregate(…)``: exported aggregate states, merged each epoch.
+
+Tables, each with the group columns and ``_w`` (the window's start in microseconds; 0 without windows):
+
+- *open*: one row a group whose window may still change, with a state for each aggregate call;
+- *values_i*: for a call that cannot be kept as a state (DISTINCT, histogram, mode): its values and how often each came;
+- *closed*: finished results of windows that no row can reach any more; append only.
+
+The view is the union of the closed rows and the open ones, finished. An epoch costs what its new rows and the groups
+that they touch cost, not what history costs.
+
+New rows are always reduced to one row a group first; old states are joined, deleted and inserted again (an upsert by
+key is twenty times slower on large tables, and any grouping *over* state columns is an internal error of DuckDB 2.0.0).
+"""
+
+from __future__ import annotations
+
+import duckdb
+
+from merganser import faults
+from merganser.aggregates import Call
+from merganser.clock import MIN_TIME
+from merganser.operators import PART, Epoch, Outcome, Rows, events, one
+from merganser.plan import Aggregated
+from merganser.sql import literal, quote
+
+
+class AggregateStep:
+    """The tables of one aggregated view, and how an epoch changes them."""
+
+    def __init__(self, node: Aggregated, table: str, view: str, cohort: int) -> None:
+        assert node.input is not None
+        self.node, self.view, self.cohort = node, view, cohort
+        self.open = f"merganser.{quote(table + '_open')}"
+        self.closed = f"merganser.{quote(table + '_closed')}"
+        calls = list(dict.fromkeys(call for a in node.aggregates for call in a.calls))
+        self.states = {call: f"_s{i}" for i, call in enumerate(c for c in calls if c.kind == "state")}
+        self.values = {
+            call: f"merganser.{quote(f'{table}_values_{i}')}"
+            for i, call in enumerate(c for c in calls if c.kind == "values")
+        }
+        self.keys = [*(quote(name) for name in node.by), "_w"]
+
+    # -- tables ---------------------------------------------------------------------------------------------------
+
+    def create(self, con: duckdb.DuckDBPyConnection) -> None:
+        assert self.node.input is not None
+        columns = ", ".join(f"NULL::{type} AS {quote(n)}" for n, type in self.node.input.columns.items())
+        con.execute(f"CREATE OR REPLACE TEMP VIEW _typed AS SELECT {columns}, 0::BIGINT AS _w")
+        con.execute(f"CREATE TABLE {self.open} AS {self._reduced('_typed', 'false', counted=False)}")
+        for call, table in self.values.items():
+            con.execute(f"CREATE TABLE {table} AS {self._valued(call, '_typed', 'false')}")
+        if self.node.window:
+            con.execute(f"CREATE TABLE {self.closed} AS {self._finished(self.open, 'false')}")
+        con.execute("DROP VIEW _typed")
+
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        pass  # nothing is kept in memory
+
+    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
+        for table in (self.open, self.closed, *self.values.values()):
+            con.execute(f"DROP TABLE IF EXISTS {table}")
+
+    # -- SQL ------------------------------------------------------------------------------------------------------
+
+    def _windowed(self, relation: str) -> tuple[str, str]:
+        """The rows once for each of their windows, with ``_w``; and the condition for being on time in it."""
+        window = self.node.window
+        if window is None:
+            return f"(SELECT *, 0::BIGINT AS _w FROM {relation})", "true"
+        start = window.last_start_sql()
+        if window.overlap == 1:
+            return f"(SELECT *, {start} AS _w FROM {relation})", f"_wm < _w + {window.size}"
+        each = f"(SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
+        return each, f"_w + {window.size} > _time AND _wm < _w + {window.size}"
+
+    def _reduced(self, relation: str, condition: str, *, counted: bool = True) -> str:
+        """One row a group: its states, and ``_n`` rows."""
+        items = [*self.keys, *(f"{call.sql} EXPORT_STATE AS {name}" for call, name in self.states.items())]
+        if counted:
+            items.append("count(*) AS _n")
+        return f"SELECT {', '.join(items)} FROM {relation} WHERE {condition} GROUP BY {', '.join(self.keys)}"
+
+    def _valued(self, call: Call, relation: str, condition: str) -> str:
+        """One row a group and value: how often the value came."""
+        passing = f" AND ({call.condition})" if call.condition else ""
+        return (
+            f"SELECT {', '.join(self.keys)}, ({call.value}) AS value, count(*) AS n FROM {relation}"
+            f" WHERE {condition}{passing} GROUP BY ALL"
+        )
+
+    def _finished(self, groups: str, condition: str) -> str:
+        """The user's columns for the groups in a table that has their states, and ``_w`` unless windows have ends."""
+        finished: dict[Call, str] = {call: f"finalize(g.{name})" for call, name in self.states.items()}
+        joins = ""
+        for i, (call, table) in enumerate(self.values.items()):
+            same = _same(self.keys, "g", f"v{i}")
+            joins += (
+                f" LEFT JOIN (SELECT {', '.join(self.keys)}, {call.finish} AS _f FROM {table}"
+                f" WHERE {condition} GROUP BY {', '.join(self.keys)}) v{i} ON {same}"
+            )
+            nothing = f"(SELECT {call.finish} FROM {table} WHERE false)"
+            finished[call] = f"coalesce(v{i}._f, {nothing})"
+        items = [f"g.{quote(name)}" for name in self.node.by]
+        if self.node.window:
+            kind = self.node.columns["window_start"]
+            items.append(f"make_timestamp(g._w)::{kind} AS window_start")
+            items.append(f"make_timestamp(g._w + {self.node.window.size})::{kind} AS window_end")
+        for a in self.node.aggregates:
+            items.append(f"({a.finished(finished)})::{a.type} AS {quote(a.name)}")
+        return f"SELECT {', '.join(items)} FROM (SELECT * FROM {groups} WHERE {condition}) g{joins}"
+
+    def view_sql(self) -> str:
+        names = [quote(name) for name in self.node.columns if not (self.node.window and name == "final")]
+        live = self._finished(self.open, "true")
+        if not self.node.window:
+            return f"SELECT {', '.join(names)} FROM ({live})"
+        kind = self.node.columns["window_start"]
+        watermark = (
+            f"(SELECT make_timestamp(watermark)::{kind} FROM merganser.watermarks"
+            f" WHERE cohort = {self.cohort} AND source = {literal(self.node.source.name)})"
+        )
+        return (
+            f"SELECT {', '.join(names)}, true AS final FROM {self.closed} UNION ALL"
+            f" SELECT {', '.join(names)}, coalesce(window_end <= {watermark}, false) AS final FROM ({live})"
+        )
+
+    # -- one epoch ------------------------------------------------------------------------------------------------
+
+    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows | None, epoch: Epoch) -> Outcome:
+        faults.point("step.aggregate")
+        outcome = Outcome()
+        if rows is not None and rows.count:
+            outcome = self._late(con, rows, epoch)
+            relation, on_time = self._windowed(rows.relation)
+            con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
+            if self.node.window is None or (self.node.window.overlap == 1 and not self.node.exploded):
+                outcome.applied = int(one(con, "SELECT coalesce(sum(_n), 0)::BIGINT FROM _new"))
+            for call, table in self.values.items():
+                self._count_values(con, call, table, relation, on_time)
+            self._merge(con, epoch)
+        self._close(con, epoch)
+        return outcome
+
+    def _late(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> Outcome:
+        """Count what is on time in some window; keep what is late in all of them."""
+        window = self.node.window
+        if window is None or self.node.source.lateness is None:
+            return Outcome(applied=rows.count)
+        # The last window that a row belongs to ends last, so a row late there is late everywhere.
+        late = f"_wm >= {window.last_start_sql()} + {window.size}"
+        count = int(one(con, f"SELECT {events(self.node, rows.relation, late)}"))
+        if count:
+            columns = ", ".join(f"{quote(c)} := {quote(c)}" for c in (self.node.input or self.node).columns)
+            con.execute(
+                f"INSERT INTO merganser.late SELECT {self.cohort}, {literal(self.view)}, {literal(epoch.source)}, {PART},"
+                f" _seq, make_timestamp(_time), make_timestamp(_wm), to_json(struct_pack({columns})), {epoch.number}"
+                f" FROM {rows.relation} WHERE {late}"
+            )
+        return Outcome(applied=rows.count - count, late=count)
+
+    def _merge(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
+        """Combine the states in ``_new`` with those of the same groups, and put them where they belong."""
+        keys, names = ", ".join(f"n.{k}" for k in self.keys), [*self.keys, *self.states.values()]
+        combined = "".join(f", combine(o.{s}, n.{s}) AS {s}" for s in self.states.values())
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE _merged AS SELECT {keys}{combined}, o.rowid AS _old"
+            f" FROM _new n LEFT JOIN {self.open} o ON {_same(self.keys, 'n', 'o')}"
+        )
+        con.execute(f"DELETE FROM {self.open} WHERE rowid IN (SELECT _old FROM _merged WHERE _old IS NOT NULL)")
+        still = "true"
+        if self.node.window and epoch.watermarks.closing > MIN_TIME:
+            before = epoch.watermarks.closing - self.node.window.size
+            con.execute(f"INSERT INTO {self.closed} {self._finished('_merged', f'_w <= {before}')}")
+            still = f"_w > {before}"
+        con.execute(f"INSERT INTO {self.open} SELECT {', '.join(names)} FROM _merged WHERE {still}")
+        con.execute("DROP TABLE _merged; DROP TABLE _new")
+
+    def _close(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
+        """Move the windows that the watermark has passed from the open table to the closed one."""
+        if self.node.window is None or epoch.watermarks.closing == MIN_TIME:
+            return
+        ended = f"_w <= {epoch.watermarks.closing - self.node.window.size}"
+        con.execute(f"INSERT INTO {self.closed} {self._finished(self.open, ended)}")
+        for table in (self.open, *self.values.values()):
+            con.execute(f"DELETE FROM {table} WHERE {ended}")
+
+    def _count_values(
+        self, con: duckdb.DuckDBPyConnection, call: Call, table: str, relation: str, on_time: str
+    ) -> None:
+        keys = [*self.keys, "value"]
+        con.execute(f"CREATE OR REPLACE TEMP TABLE _new_values AS {self._valued(call, relation, on_time)}")
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE _merged_values AS SELECT {', '.join(f'n.{k}' for k in keys)},"
+            f" n.n + coalesce(o.n, 0) AS n, o.rowid AS _old"
+            f" FROM _new_values n LEFT JOIN {table} o ON {_same(keys, 'n', 'o')}"
+        )
+        con.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT _old FROM _merged_values WHERE _old IS NOT NULL)")
+        con.execute(f"INSERT INTO {table} SELECT {', '.join(keys)}, n FROM _merged_values")
+        con.execute("DROP TABLE _merged_values; DROP TABLE _new_values")
+
+
+def _same(keys: list[str], left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{k} IS NOT DISTINCT FROM {right}.{k}" for k in keys)

@@ -1,0 +1,38 @@
+"""``materialize`` of a stream that was not aggregated: every row is kept."""
+
+from __future__ import annotations
+
+import duckdb
+
+from merganser import faults
+from merganser.operators import Epoch, Outcome, Rows
+from merganser.plan import Columns
+from merganser.sql import quote
+
+
+class AppendStep:
+    """Keeps one table of the stream's columns; append only."""
+
+    def __init__(self, columns: Columns, table: str) -> None:
+        self.columns = columns
+        self.table = f"merganser.{quote(table)}"
+
+    def create(self, con: duckdb.DuckDBPyConnection) -> None:
+        con.execute(f"CREATE TABLE {self.table} ({', '.join(f'{quote(n)} {t}' for n, t in self.columns.items())})")
+
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        pass  # nothing is kept in memory
+
+    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
+        con.execute(f"DROP TABLE IF EXISTS {self.table}")
+
+    def view_sql(self) -> str:
+        return f"SELECT * FROM {self.table}"
+
+    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows | None, epoch: Epoch) -> Outcome:
+        faults.point("step.append")
+        if rows is None or not rows.count:
+            return Outcome()
+        columns = ", ".join(quote(name) for name in self.columns)
+        con.execute(f"INSERT INTO {self.table} SELECT {columns} FROM {rows.relation}")
+        return Outcome(applied=rows.count)

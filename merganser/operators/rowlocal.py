@@ -1,0 +1,172 @@
+"""The row-local verbs: neighbouring ones become one DuckDB query a batch; ``map_batches`` stands between two queries.
+
+A row that cannot be computed (a cast that fails, an exception of the user's function) is found by halving the batch
+and becomes a dead letter; the others go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from merganser.errors import FlowError
+from merganser.operators import HIDDEN, PART
+from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, MapBatches, Node, Select
+from merganser.sql import quote
+
+FATAL = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException, duckdb.InterruptException)
+"""Errors that are not about a row."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A row that a verb could not compute: its ordinal, the verb, and why."""
+
+    seq: int
+    partition: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One pass over a batch: SQL over ``_in``, or a function; ``node`` is the last verb in it."""
+
+    node: Node
+    sql: str | None
+    fn: MapBatches | None
+
+    def work(self, con: duckdb.DuckDBPyConnection) -> Callable[[pa.Table], pa.Table]:
+        sql, fn = self.sql, self.fn
+        if sql is not None:
+            return lambda table: _query(con, table, sql)
+        assert fn is not None
+        return lambda table: _call(fn, table)
+
+
+class RowLocal:
+    """The row-local verbs from ``start`` (exclusive) to ``end``, ready to run on tables."""
+
+    def __init__(self, start: Node, end: Node, *, extra: tuple[str, ...] = ()) -> None:
+        """``extra``: SQL expressions with aliases to append to the last query's result."""
+        nodes = []
+        for node in end.chain():
+            if node == start:
+                break
+            nodes.append(node)
+        self.stages = _fuse(list(reversed(nodes)), start, extra)
+
+    def run(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
+        """The rows that come out, in order (None if there are none), and those that could not be computed."""
+        refused: list[Refused] = []
+        result: pa.Table | None = table
+        for stage in self.stages:
+            if result is None or len(result) == 0:
+                return None, refused
+            result = _halving(result, stage.work(con), stage.node, refused)
+        return result, refused
+
+
+def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...]) -> list[Stage]:
+    stages: list[Stage] = []
+    sql, last = "_in", start
+    for node in nodes:
+        if isinstance(node, MapBatches):
+            if sql != "_in":
+                stages.append(Stage(last, sql, None))
+            stages.append(Stage(node, None, node))
+            sql = "_in"
+        else:
+            sql = _sql(node, sql)
+        last = node
+    if extra:
+        sql = f"(SELECT *, {', '.join(extra)} FROM {sql})"
+    if sql != "_in":
+        stages.append(Stage(last, sql, None))
+    return stages
+
+
+def _sql(node: Node, of: str) -> str:
+    """A parenthesised query for one verb over the relation ``of``."""
+    if isinstance(node, Filter):
+        return f"(SELECT * FROM {of} WHERE (\n{node.sql}\n))"
+    assert node.input is not None
+    before = node.input
+    items: dict[str, str] = {}
+    if isinstance(node, (Select, Derive)):
+        items = dict(node.items)
+    elif isinstance(node, Explode):
+        items = {node.column: f"unnest({quote(node.column)})"}
+    else:
+        assert isinstance(node, Drop)
+    parts = [f"(\n{items[name]}\n) AS {quote(name)}" if name in items else quote(name) for name in node.columns]
+    for hidden, role in ((ID, node.source.id), (KEY, node.source.key)):
+        if hidden in before.hidden:
+            parts.append(hidden)
+        elif hidden in node.hidden:
+            parts.append(f"{quote(role or '')} AS {hidden}")
+    return f"(SELECT {', '.join(parts)}, COLUMNS('^_(seq|time|wm|part)$') FROM {of})"
+
+
+def _query(con: duckdb.DuckDBPyConnection, table: pa.Table, sql: str) -> pa.Table:
+    con.register("_in", table)
+    return con.sql(f"FROM {sql}").to_arrow_table()
+
+
+def _call(node: MapBatches, table: pa.Table) -> pa.Table:
+    assert node.input is not None
+    before = node.input
+    result = node.fn(table.select(list(before.columns)))
+    if isinstance(result, pa.RecordBatch):
+        result = pa.Table.from_batches([result])
+    name = getattr(node.fn, "__qualname__", "fn")
+    if not isinstance(result, pa.Table):
+        raise FlowError(
+            f"map_batches: {name} must return a pyarrow.Table, not a {type(result).__name__}", where=node.where
+        )
+    if len(result) != len(table):
+        raise FlowError(
+            f"map_batches: {name} returned {len(result)} rows for {len(table)}; it must return one for each."
+            " filter() drops rows, explode() makes several",
+            where=node.where,
+        )
+    missing = [n for n in node.columns if n not in result.column_names]
+    if missing:
+        raise FlowError(
+            f"map_batches: {name} returned no column {', '.join(missing)}; its schema declares them", where=node.where
+        )
+    result = result.select(list(node.columns)).cast(node.schema.arrow_schema())
+    for hidden, role in ((ID, node.source.id), (KEY, node.source.key)):
+        if hidden in before.hidden:
+            result = result.append_column(hidden, table[hidden])
+        elif hidden in node.hidden:
+            result = result.append_column(hidden, table[role])
+    for column in (*HIDDEN, PART):
+        if column in table.column_names:
+            result = result.append_column(column, table[column])
+    return result
+
+
+def _halving(
+    table: pa.Table, work: Callable[[pa.Table], pa.Table], node: Node, refused: list[Refused]
+) -> pa.Table | None:
+    """``work(table)``; where it raises, its halves', down to the rows that it cannot take. None if it takes no row."""
+    try:
+        return work(table)
+    except FATAL:
+        raise
+    except (FlowError, MemoryError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if len(table) > 1:
+            half = len(table) // 2
+            halves = [_halving(part, work, node, refused) for part in (table.slice(0, half), table.slice(half))]
+            parts = [part for part in halves if part is not None]
+            return pa.concat_tables(parts) if parts else None
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        partition = table[PART][0].as_py() if PART in table.column_names else None
+        verb = type(node).__name__.lower()
+        refused.append(Refused(table["_seq"][0].as_py(), partition, f"{verb} ({node.where}): {message}"))
+        return None

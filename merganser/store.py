@@ -1,0 +1,232 @@
+"""The store: one DuckDB file with every result, all operator state, all positions and the books.
+
+Schema ``merganser`` belongs to merganser and may be read with SQL; schema ``main`` holds only the views that users
+named. Every change of one epoch happens in one transaction (``Store.transaction``).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from merganser import faults
+from merganser.errors import StoreError, UsageError
+
+FORMAT = 1
+"""Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
+
+CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    "autoinstall_known_extensions": False,
+    "autoload_known_extensions": False,  # an ICU that loads itself would bring the machine's time zone into results
+}
+
+CATALOG = """
+CREATE SCHEMA IF NOT EXISTS merganser;
+CREATE TABLE IF NOT EXISTS merganser.meta (key VARCHAR PRIMARY KEY, value VARCHAR);
+CREATE TABLE IF NOT EXISTS merganser.flows (flow VARCHAR, file VARCHAR, plan VARCHAR, updated_at TIMESTAMP);
+CREATE TABLE IF NOT EXISTS merganser.views (
+    view VARCHAR, flow VARCHAR, cohort INTEGER, status VARCHAR, signature VARCHAR, sql VARCHAR);
+CREATE TABLE IF NOT EXISTS merganser.positions (
+    cohort INTEGER, source VARCHAR, partition VARCHAR, seq BIGINT, position VARCHAR, max_time BIGINT, ended BOOLEAN);
+CREATE TABLE IF NOT EXISTS merganser.watermarks (cohort INTEGER, source VARCHAR, watermark BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.commits (
+    epoch BIGINT, committed_at TIMESTAMP, cohort INTEGER, view VARCHAR, source VARCHAR,
+    read BIGINT, applied BIGINT, filtered BIGINT, late BIGINT, duplicate BIGINT, dead BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.dead_letters (
+    source VARCHAR, cohort INTEGER, view VARCHAR, partition VARCHAR, seq BIGINT, file VARCHAR, byte BIGINT, line BIGINT,
+    reason VARCHAR, detail VARCHAR, raw BLOB, epoch BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.late (
+    cohort INTEGER, view VARCHAR, source VARCHAR, partition VARCHAR, seq BIGINT, event_time TIMESTAMP,
+    watermark TIMESTAMP, row JSON, epoch BIGINT);
+"""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a cohort of views has come in one partition.
+
+    ``seq``: records behind it; ``position``: where its reader goes on; ``max_time``: the largest event time so far in
+    microseconds, None before the first; ``ended``: the partition can get no further records.
+    """
+
+    seq: int = 0
+    position: dict[str, Any] | None = None
+    max_time: int | None = None
+    ended: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """What became of the events of one source in one epoch, for one view: ``read`` is the sum of the others."""
+
+    cohort: int
+    view: str
+    source: str
+    read: int
+    applied: int
+    filtered: int
+    late: int
+    duplicate: int
+    dead: int
+
+    def check(self) -> None:
+        total = self.applied + self.filtered + self.late + self.duplicate + self.dead
+        if self.read != total:
+            raise StoreError(
+                f"the books of view {self.view!r} do not balance: {self.read} events of source {self.source!r} were read,"
+                f" {total} accounted for ({self}); nothing of this epoch was kept. This is a defect of merganser:"
+                " please report it with the flow"
+            )
+
+
+class Store:
+    """The opened file. Used by one thread at a time."""
+
+    def __init__(self, path: str | Path, *, read_only: bool = False, memory_limit: str | None = None) -> None:
+        self.path = path if str(path) == ":memory:" else Path(path)
+        self.fresh = not isinstance(self.path, Path) or not self.path.exists()
+        if read_only and self.fresh:
+            raise UsageError(f"there is no store {self.path}; `merganser run FLOW.py --store {self.path}` makes one")
+        if isinstance(self.path, Path) and not self.path.parent.is_dir():
+            raise UsageError(f"cannot make the store {self.path}: there is no folder {self.path.parent}")
+        config = dict(CONFIG)
+        if memory_limit:
+            config["memory_limit"] = memory_limit
+        try:
+            self.con = duckdb.connect(str(self.path), read_only=read_only, config=config)
+        except duckdb.Error as error:
+            raise _cannot_open(self.path, error) from None
+        self._written = 0
+        self._checkpointed = time.monotonic()
+        try:
+            self._check_versions(read_only)
+        except BaseException:
+            self.con.close()
+            raise
+
+    def _check_versions(self, read_only: bool) -> None:
+        found = self.rows("SELECT 1 FROM information_schema.tables WHERE table_schema = 'merganser' AND table_name = 'meta'")
+        if not found:
+            if read_only:
+                raise UsageError(f"{self.path} is a DuckDB file, but no store of merganser")
+            with self.transaction():
+                self.con.execute(CATALOG)
+                self._set_meta("format", str(FORMAT))
+        written = dict(self.rows("SELECT key, value FROM merganser.meta"))
+        if int(written["format"]) > FORMAT:
+            raise StoreError(
+                f"{self.path} was written by merganser {written.get('merganser')} (store format {written['format']}), this is"
+                f" {version('merganser')} (format {FORMAT}); install that version or a later one"
+            )
+        if not read_only:
+            with self.transaction():
+                self._set_meta("merganser", version("merganser"))
+                self._set_meta("duckdb", duckdb.__version__)
+
+    def _set_meta(self, key: str, value: str) -> None:
+        self.con.execute("INSERT OR REPLACE INTO merganser.meta VALUES (?, ?)", [key, value])
+
+    def close(self) -> None:
+        self.con.close()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def rows(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """All rows of a query, as Python values."""
+        return self.con.execute(sql, list(parameters)).fetchall()
+
+    def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
+        """The first column of a query's first row; None without rows."""
+        found = self.con.execute(sql, list(parameters)).fetchone()
+        return found[0] if found else None
+
+    def table(self, sql: str) -> pa.Table:
+        """A query's result in Arrow."""
+        return self.con.sql(sql).to_arrow_table()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing; what cannot be kept (a full disk) is a StoreError that says so."""
+        try:
+            self.con.execute("BEGIN")
+            yield
+            faults.point("commit.before")
+            self.con.execute("COMMIT")
+            faults.point("commit.after")
+        except BaseException as error:
+            try:
+                self.con.execute("ROLLBACK")
+            except duckdb.Error:
+                pass  # a failed COMMIT has rolled back already
+            if isinstance(error, duckdb.IOException):
+                raise _cannot_write(self.path, error) from None
+            raise
+
+    def wrote(self, nbytes: int) -> None:
+        """Note that an epoch of ``nbytes`` of input was committed; checkpoints when it is time.
+
+        Without checkpoints deleted rows stay in the file and a restart replays the log of all that was written.
+        """
+        self._written += nbytes
+        if self._written > 512 << 20 or time.monotonic() - self._checkpointed > 60:
+            self.checkpoint()
+
+    def checkpoint(self) -> None:
+        faults.point("checkpoint.before")
+        try:
+            self.con.execute("CHECKPOINT")
+        except duckdb.IOException as error:
+            raise _cannot_write(self.path, error) from None
+        faults.point("checkpoint.after")
+        self._written = 0
+        self._checkpointed = time.monotonic()
+
+    def insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Append rows of Python values to a table of schema ``merganser`` by way of Arrow."""
+        columns = list(zip(*rows))
+        if not columns:
+            return
+        names = [r[0] for r in self.con.execute(f"DESCRIBE merganser.{table}").fetchall()]
+        self.con.register("_insert", pa.table({name: list(values) for name, values in zip(names, columns)}))
+        self.con.execute(f"INSERT INTO merganser.{table} SELECT * FROM _insert")
+        self.con.unregister("_insert")
+
+    def next_epoch(self) -> int:
+        return int(self.value("SELECT coalesce(max(epoch), 0) + 1 FROM merganser.commits"))
+
+    def next_cohort(self) -> int:
+        return int(self.value("SELECT coalesce(max(cohort), 0) + 1 FROM merganser.views"))
+
+
+def _cannot_open(path: Path | str, error: duckdb.Error) -> StoreError | UsageError:
+    text = str(error)
+    if "lock" in text.lower():
+        holder = re.search(r"PID (\d+)", text)
+        who = f"process {holder.group(1)}" if holder else "another process"
+        return StoreError(f"{path} is in use by {who}; stop it, or use another --store", where=None)
+    if "not a valid DuckDB database" in text:
+        return UsageError(f"{path} is no DuckDB file; use another --store, or move it away")
+    return StoreError(f"cannot open the store {path}: {text.splitlines()[0]}")
+
+
+def _cannot_write(path: Path | str, error: duckdb.Error) -> StoreError:
+    text = str(error).splitlines()[0]
+    if "No space left" in text or "disk" in text.lower():
+        return StoreError(
+            f"the disk of {path} is full; nothing of the last epoch was kept, all before it is safe. Free some space"
+            f" and run again ({text})"
+        )
+    return StoreError(f"cannot write to {path}: {text}; nothing of the last epoch was kept, run again")
