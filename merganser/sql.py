@@ -31,13 +31,27 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+@cache
+def _scratch() -> duckdb.DuckDBPyConnection:
+    # One thread: those that run queries here are workers already.
+    return duckdb.connect(
+        config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 1}
+    )
+
+
+def scratch() -> duckdb.DuckDBPyConnection:
+    """A connection to an in-memory DuckDB that all decoding and row-local work shares; for one thread.
+
+    What is registered in a connection is seen there only. (An instance for each would cost 20 ms each.)
+    """
+    return _scratch().cursor()
+
+
 class Binder:
     """Parses and binds expressions in a DuckDB instance of its own. Safe to use from any thread."""
 
     def __init__(self) -> None:
-        self._con = duckdb.connect(
-            config={"autoinstall_known_extensions": False, "autoload_known_extensions": False, "threads": 1}
-        )
+        self._con = scratch()
         self._lock = threading.Lock()
         found = self._con.execute(
             "SELECT function_name, list(DISTINCT function_type), list(DISTINCT stability), any_value(parameters),"

@@ -2,7 +2,7 @@ import json, duckdb, numpy as np, pyarrow as pa
 from merganser.codecs import Chunk, Decoded, Place
 class JsonCodec:
     def __init__(self, schema):
-        self.con = duckdb.connect(config={'threads': 1})
+        from merganser.sql import scratch; self.con = scratch()
         self.q = "select unnest(json_transform_strict(l, '" + json.dumps({c.name: c.type for c in schema.columns}) + "')) from raw"
     def decode(self, chunk):
         b = chunk.payload

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,8 +19,7 @@ from merganser.errors import RecordError
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
-from merganser.sql import literal
-from merganser.store import CONFIG
+from merganser.sql import literal, scratch
 
 YEAR_ONE = -62_135_596_800_000_000
 """0001-01-01T00:00:00 UTC in microseconds; nothing that is dated before is meant."""
@@ -62,7 +60,7 @@ class Preparer:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
         self._source = source
         self._codec: Codec = source.connector.codec(source.schema)
-        self._con = duckdb.connect(config={**CONFIG, "threads": 1})
+        self._con = scratch()
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}
 

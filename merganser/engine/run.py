@@ -132,7 +132,8 @@ class _Job:
         self.pending: list[Prepared] = []
         self._pending_bytes = 0
         self._began: float | None = None
-        self._local = threading.local()
+        self._preparers: dict[tuple[int, str], Preparer] = {}
+        """By worker thread and source."""
         self._ends = _ends(cohorts)
 
     def run(self, progress: Callable[[Progressed], None] | None, notes: tuple[str, ...], building: bool = False) -> Report:
@@ -178,7 +179,12 @@ class _Job:
         os.environ.pop("BYTEWAX_DATAFLOW_API_ENABLED", None)  # it would open a port without any authentication
         watch = threading.Thread(target=self._watch, name="merganser-watch", daemon=True)
         watch.start()
-        cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.workers)
+        try:
+            cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.workers)
+        finally:
+            self.shared.stop.set()
+            watch.join()
+            self._preparers.clear()
 
     def _watch(self) -> None:
         """Pass on a request to stop, or the committer's failure, to the lanes."""
@@ -191,11 +197,11 @@ class _Job:
             return []
         chunk = item[1]
         try:
-            preparers: dict[str, Preparer] = self._local.__dict__.setdefault("preparers", {})
-            if chunk.source not in preparers:
+            key = threading.get_ident(), chunk.source
+            if key not in self._preparers:
                 source = next(s for s in self.sources if s.name == chunk.source)
-                preparers[chunk.source] = Preparer(source, self._ends[source.name])
-            return [("store", preparers[chunk.source].prepare(chunk))]
+                self._preparers[key] = Preparer(source, self._ends[source.name])
+            return [("store", self._preparers[key].prepare(chunk))]
         except BaseException as error:
             self.fail(error)
             return []

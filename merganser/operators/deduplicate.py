@@ -53,8 +53,11 @@ class DeduplicateStep:
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         assert self.node.input is not None
         columns = self.node.input.columns | {"_id": self._hidden_type("id"), "_key": self._hidden_type("key")}
-        types = [f"{name} {columns[column]}" for name, column in zip(self.ids, self.node.by)]
-        con.execute(f"CREATE TABLE {self.table} (_part VARCHAR, {', '.join(types)}, _time BIGINT, {HASH} UBIGINT)")
+        types = [(name, columns[column]) for name, column in zip(self.ids, self.node.by)]
+        # Ids are nearly all distinct and hashes random: looking for a compression costs most of an insert, for nothing.
+        raw = " USING COMPRESSION uncompressed"
+        ids = ", ".join(f"{name} {kind}{raw if kind in ('VARCHAR', 'BLOB', 'UUID') else ''}" for name, kind in types)
+        con.execute(f"CREATE TABLE {self.table} (_part VARCHAR, {ids}, _time BIGINT, {HASH} UBIGINT{raw})")
 
     def _hidden_type(self, role: str) -> str:
         source = self.node.source
@@ -67,8 +70,8 @@ class DeduplicateStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         for (part,) in con.execute(f"SELECT DISTINCT _part FROM {self.table}").fetchall():
             kept = con.sql(f"SELECT {HASH}, _time FROM {self.table} WHERE _part = {literal(part)}").to_arrow_table()
-            self._set(part).add(kept[HASH].to_numpy(), kept["_time"].to_numpy())
             newest = pc.max(kept["_time"]).as_py()
+            self._set(part).add(kept[HASH].to_numpy(), newest)
             self._segments[part] = [(newest, len(kept))]
 
     def _set(self, part: str) -> HashSet:
@@ -100,8 +103,7 @@ class DeduplicateStep:
         parts = _runs(table)
         seen = np.concatenate([
             self._set(part).add(
-                table[self.hash].slice(start, count).to_numpy().astype(np.uint64, copy=False),
-                table["_time"].slice(start, count).to_numpy(),
+                table[self.hash].slice(start, count).to_numpy(), int(pc.max(table["_time"].slice(start, count)).as_py())
             )
             for part, start, count in parts
         ]) if parts else np.zeros(0, np.bool_)  # fmt: skip
