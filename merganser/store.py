@@ -20,14 +20,10 @@ import pyarrow as pa
 
 from merganser import faults
 from merganser.errors import StoreError, UsageError
+from merganser.scratch import CONFIG
 
 FORMAT = 1
 """Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
-
-CONFIG: dict[str, str | bool | int | float | list[str]] = {
-    "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,  # an ICU that loads itself would bring the machine's time zone into results
-}
 
 CATALOG = """
 CREATE SCHEMA IF NOT EXISTS merganser;

@@ -1,16 +1,342 @@
-import json, duckdb, numpy as np, pyarrow as pa
-from merganser.codecs import Chunk, Decoded, Place
+"""JSON Lines to Arrow: a vectorised search for line ends, then one DuckDB query over the lines.
+
+Values are DuckDB's casts of JSON values, with these stricter rules, since a cast must not change a value unseen: an
+integer column takes no fraction and no boolean, a floating-point one nothing infinite, and a TIMESTAMP text with a zone
+is that instant in UTC. Numbers and booleans in quotes are taken for what they say; anything can be a VARCHAR or JSON,
+as its JSON text. A DECIMAL is rounded to its scale.
+
+A chunk in which every record has every key needs one strict query. If that fails, a lenient one takes the records that
+lack nullable keys, and what it doubts is looked at column by column. The verdict on a record does not depend on its
+neighbours, whichever query it came by.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.errors import FlowError
+from merganser.schema import Column, Schema
+from merganser.scratch import scratch
+from merganser.sql import literal, quote
+
+SMALL = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
+LARGE = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT")
+FLOATS = ("DOUBLE", "FLOAT")
+
+
+@dataclass(frozen=True, slots=True)
+class _Rule:
+    """How a column type is decoded: as what, its value from ``{}``, and what must hold besides."""
+
+    decoded: str
+    value: str
+    check: str | None = None
+
+
+def _rule(column: Column, careful: bool) -> _Rule:
+    kind = column.type
+    if kind in LARGE:  # text, since a DOUBLE cannot hold every one
+        return _Rule("VARCHAR", f"{{}}::{kind}", "NOT contains({}, '.')")
+    if kind in SMALL and careful:
+        return _Rule("VARCHAR", f"{{}}::DOUBLE::{kind}", "{}::DOUBLE = trunc({}::DOUBLE)")
+    if kind in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
+        return _Rule("DOUBLE", f"{{}}::{kind}", "{} = trunc({})")
+    if kind in FLOATS:
+        return _Rule(kind, "{}", "isfinite({})")
+    if kind == "TIMESTAMP":  # a cast from text drops the zone, so go by the instant
+        return _Rule("TIMESTAMP WITH TIME ZONE", "{}::TIMESTAMP")
+    return _Rule(kind, "{}")
+
+
 class JsonCodec:
-    def __init__(self, schema):
-        from merganser.sql import scratch; self.con = scratch()
-        self.q = "select unnest(json_transform_strict(l, '" + json.dumps({c.name: c.type for c in schema.columns}) + "')) from raw"
-    def decode(self, chunk):
-        b = chunk.payload
-        a = np.frombuffer(b, np.uint8); nl = np.flatnonzero(a == 10)
-        off = np.empty(len(nl)+1, np.int32); off[0] = 0; off[1:] = nl+1
-        self.con.register('raw', pa.table({'l': pa.Array.from_buffers(pa.utf8(), len(nl), [None, pa.py_buffer(off), pa.py_buffer(b)])}))
-        t = self.con.sql(self.q).to_arrow_table()
-        return Decoded(t.append_column('_seq', pa.array(np.arange(chunk.seq, chunk.seq+len(t)))), [])
-    def locate(self, chunk, seqs):
-        lines = chunk.payload.split(b'\n')
-        return [(Place(chunk.place.file, None, None), lines[s-chunk.seq]) for s in seqs]
+    """Decodes the JSON objects of a chunk, one a line. For one thread."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._schema = schema
+        self._con = scratch()
+        self._fast = {careful: self._fast_sql(careful) for careful in (False, True)}
+        self._middle, self._slow = self._middle_sql(), self._slow_sql()
+        self._lenient = False
+        self._empty = schema.arrow_schema().empty_table()
+        self._numbers = any(c.type in SMALL for c in schema.columns)
+        try:
+            self._query(self._fast[True], pa.array([], pa.string()))
+        except duckdb.Error as error:
+            raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
+
+    # -- the codec ------------------------------------------------------------------------------------------------
+
+    def decode(self, chunk: Chunk) -> Decoded:
+        payload: bytes = chunk.payload
+        lines, starts = _lines(payload)
+        assert len(lines) + len(chunk.rejects) == chunk.records
+        seqs = _ordinals(chunk, len(lines))
+        broken: list[int] = []
+        if not payload.isascii():
+            lines, broken = _utf8(lines, payload, starts)
+        if not broken and not self._lenient:
+            # A boolean is a number to DuckDB; where there may be one in an integer's place, integers are read as text.
+            careful = self._numbers and (b"true" in payload or b"false" in payload)
+            table = self._try_fast(lines, careful)
+            if table is not None:
+                return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
+        table, rows = self._leniently(lines)
+        # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
+        self._lenient = self._lenient or len(rows) > len(lines) // 2
+        wrong = set(broken)
+        rejects = [
+            self._reject(chunk, payload[starts[i] : starts[i + 1]], int(seqs[i]), int(starts[i]), i in wrong)
+            for i in np.setdiff1d(np.arange(len(lines)), rows).tolist()
+        ]
+        return Decoded(table.append_column(SEQ, pa.array(seqs[rows])), rejects)
+
+    def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
+        payload: bytes = chunk.payload
+        _, starts = _lines(payload)
+        ordinals = _ordinals(chunk, len(starts) - 1)
+        found = []
+        for seq in seqs:
+            i = int(np.searchsorted(ordinals, seq))
+            found.append((_place(chunk, int(starts[i]), seq), payload[starts[i] : starts[i + 1]].rstrip(b"\r\n")))
+        return found
+
+    # -- queries --------------------------------------------------------------------------------------------------
+
+    def _fast_sql(self, careful: bool) -> str:
+        items, checks = [], ["s IS NOT NULL"]
+        for c in self._schema.columns:
+            rule, field = _rule(c, careful), f"s.{quote(c.name)}"
+            items.append(f"{rule.value.replace('{}', field)} AS {quote(c.name)}")
+            if rule.check:
+                checks.append(f"{rule.check.replace('{}', field)} IS NOT FALSE")
+            if c.required:
+                checks.append(f"{field} IS NOT NULL")
+        spec = {c.name: _rule(c, careful).decoded for c in self._schema.columns}
+        return (
+            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok"
+            f" FROM (SELECT json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
+        )
+
+    def _middle_sql(self) -> str:
+        """``_ok`` is true where every column is as the strict query would have it, or absent and nullable."""
+        items, checks = [], ["s IS NOT NULL", "len(_keys) = len(list_distinct(_keys))"]
+        spec: dict[str, str] = {}
+        for c in self._schema.columns:
+            rule, field, name = _rule(c, careful=True), f"s.{quote(c.name)}", quote(c.name)
+            if c.type.endswith("]") or "(" in c.type.removeprefix("DECIMAL("):  # a lenient cast loses what is in there
+                items.append(f"NULL::{c.type} AS {name}")
+                checks.append(f"coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL'")
+                continue
+            spec[c.name] = rule.decoded
+            items.append(f"TRY({rule.value.replace('{}', field)}) AS {name}")
+            if rule.check:
+                checks.append(f"TRY({rule.check.replace('{}', field)}) IS NOT FALSE")
+            if c.required:
+                checks.append(f"{name} IS NOT NULL")
+            else:
+                checks.append(f"({name} IS NOT NULL OR coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL')")
+        return (
+            f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
+            f" FROM (SELECT l, TRY(json_transform(l, {literal(json.dumps(spec))})) AS s, TRY(json_keys(l)) AS _keys"
+            " FROM _lines)"
+        )
+
+    def _slow_sql(self) -> str:
+        """Every column by itself: ``_bad`` is true for a record that is no object, or has a bad column."""
+        items, bad = [], ["_type IS DISTINCT FROM 'OBJECT'", "len(_keys) <> len(list_distinct(_keys))"]
+        for c in self._schema.columns:
+            rule, name = _rule(c, careful=True), quote(c.name)
+            raw = f"json_extract(j, {literal(_path(c.name))})"
+            spec = literal(json.dumps([rule.decoded]))
+            # In a list of one, a value is cast by the same rules as in its object.
+            cast = f"TRY(json_transform_strict('[' || {raw}::VARCHAR || ']', {spec}))[1]"
+            value = f"TRY(({rule.value.replace('{}', f'({cast})')})::{c.type})"
+            present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
+            items.append(f"CASE WHEN {present} THEN {value} END AS {name}")
+            bad.append(f"({present} AND {name} IS NULL)")
+            if rule.check:
+                bad.append(f"({present} AND {rule.check.replace('{}', f'({cast})')} IS FALSE)")
+            if c.required:
+                bad.append(f"{name} IS NULL")
+        return (
+            f"SELECT {', '.join(items)}, ({' OR '.join(bad)}) AS _bad FROM ("
+            " SELECT *, json_type(j) AS _type, CASE WHEN json_type(j) = 'OBJECT' THEN json_keys(j) END AS _keys FROM ("
+            "  SELECT CASE WHEN json_valid(l) THEN l::JSON END AS j FROM _lines))"
+        )
+
+    def _query(self, sql: str, lines: pa.Array) -> pa.Table:
+        self._con.register("_lines", pa.table({"l": lines}))
+        try:
+            return self._con.sql(sql).to_arrow_table()
+        finally:
+            self._con.unregister("_lines")
+
+    def _try_fast(self, lines: pa.Array, careful: bool) -> pa.Table | None:
+        try:
+            table = self._query(self._fast[careful], lines)
+        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
+            return None
+        ok = table["_ok"]
+        if len(table) != len(lines) or ok.null_count or (len(ok) and ok.to_numpy().all() is np.False_):
+            return None
+        return table.drop_columns(["_ok"])
+
+    def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """The rows that are good, and the numbers of their lines."""
+        try:
+            table = self._query(self._middle, lines)
+            sure = table["_ok"].to_numpy()
+            table = table.drop_columns(["_ok"]).filter(pa.array(sure))
+        except duckdb.Error:
+            table, sure = self._empty, np.zeros(len(lines), np.bool_)
+        doubted = np.flatnonzero(~sure)
+        if not len(doubted):
+            return table, np.flatnonzero(sure)
+        looked, bad = self._one_by_one(lines.take(pa.array(doubted)))
+        good = np.ones(len(doubted), np.bool_)
+        good[bad] = False
+        rows = np.concatenate([np.flatnonzero(sure), doubted[good]])
+        order = np.argsort(rows, kind="stable")
+        whole = pa.concat_tables([table, looked.filter(pa.array(good))])
+        return whole.take(pa.array(order)), rows[order]
+
+    def _one_by_one(self, lines: pa.Array) -> tuple[pa.Table, list[int]]:
+        """All columns (whatever stands in bad records), and the numbers of the bad records."""
+        try:
+            table = self._query(self._slow, lines)
+        except duckdb.Error:
+            if len(lines) == 1:
+                return pa.Table.from_pylist([{}], schema=self._empty.schema), [0]
+            half = len(lines) // 2
+            (a, bad_a), (b, bad_b) = self._one_by_one(lines[:half]), self._one_by_one(lines[half:])
+            return pa.concat_tables([a, b]), bad_a + [half + i for i in bad_b]
+        bad = np.flatnonzero(table["_bad"].fill_null(True).to_numpy())
+        return table.drop_columns(["_bad"]), bad.tolist()
+
+    # -- what to say of a bad record --------------------------------------------------------------------------------
+
+    def _reject(self, chunk: Chunk, line: bytes, seq: int, offset: int, broken: bool) -> Reject:
+        raw = line.rstrip(b"\r\n")
+        reason, detail = ("not utf-8", _where_not_utf8(raw)) if broken else self._explain(raw)
+        return Reject(seq, _place(chunk, offset, seq), raw, reason, detail)
+
+    def _explain(self, raw: bytes) -> tuple[str, str]:
+        """Reason and detail for a record that the queries refused."""
+        if not raw.strip():
+            return "empty line", "the line is empty; a JSON object was expected"
+        try:
+            pairs = json.loads(raw, object_pairs_hook=_Pairs, parse_constant=_no_constant)
+        except ValueError as error:
+            return "not json", f"{error}; a JSON object was expected"
+        except RecursionError:
+            return "not json", "nested too deeply"
+        if not isinstance(pairs, _Pairs):
+            return "not an object", f"the line is {_kind(pairs)}; a JSON object was expected"
+        keys = [key for key, _ in pairs]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            return "duplicate key", f"key {twice[0]!r} stands in the object more than once"
+        values = dict(pairs)
+        for column in self._schema.columns:
+            value = values.get(column.name)
+            if value is None:
+                if column.required:
+                    found = "null" if column.name in values else "absent"
+                    return "missing field", f"column {column.name!r} ({column.type} NOT NULL) is {found}"
+            elif not self._fits(column, value):
+                shown = json.dumps(value, default=list)
+                shown = shown if len(shown) <= 60 else shown[:57] + "..."
+                return "wrong type", f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown}"
+        return "wrong type", "the record does not fit the schema"
+
+    def _fits(self, column: Column, value: object) -> bool:
+        one = JsonCodec._single(Schema((Column(column.name, column.type),)))
+        text = json.dumps({column.name: value}, default=dict)
+        return not one._one_by_one(pa.array([text]))[1]
+
+    @staticmethod
+    def _single(schema: Schema) -> JsonCodec:
+        return JsonCodec(schema)
+
+
+class _Pairs(list[tuple[str, object]]):
+    """An object with its keys as they came, repeated ones too."""
+
+
+def _lines(payload: bytes) -> tuple[pa.Array, npt.NDArray[np.int32]]:
+    """The lines as an Arrow string array over the payload itself (line ends included), and where each begins."""
+    ends = np.flatnonzero(np.frombuffer(payload, np.uint8) == 10)
+    unfinished = len(payload) > 0 and payload[-1] != 10
+    starts = np.empty(len(ends) + 1 + unfinished, np.int32)
+    starts[0] = 0
+    starts[1 : len(ends) + 1] = ends + 1
+    if unfinished:
+        starts[-1] = len(payload)
+    count = len(starts) - 1
+    return pa.Array.from_buffers(pa.utf8(), count, [None, pa.py_buffer(starts), pa.py_buffer(payload)]), starts
+
+
+def _ordinals(chunk: Chunk, count: int) -> npt.NDArray[np.int64]:
+    """The ordinal of each line: those that the reader refused are not in the payload."""
+    refused = {r.seq for r in chunk.rejects}
+    if not refused:
+        return np.arange(chunk.seq, chunk.seq + count)
+    return np.array([s for s in range(chunk.seq, chunk.seq + chunk.records) if s not in refused], np.int64)
+
+
+def _utf8(lines: pa.Array, payload: bytes, starts: npt.NDArray[np.int32]) -> tuple[pa.Array, list[int]]:
+    """The lines, those that are not UTF-8 emptied; and the numbers of those."""
+    try:
+        payload.decode()
+        return lines, []
+    except UnicodeDecodeError:
+        pieces = [payload[a:b] for a, b in zip(starts[:-1], starts[1:])]
+        broken = [i for i, piece in enumerate(pieces) if not _is_utf8(piece)]
+        wrong = set(broken)
+        return pa.array([b"" if i in wrong else piece for i, piece in enumerate(pieces)], pa.binary()).cast(pa.utf8()), broken
+
+
+def _is_utf8(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _where_not_utf8(raw: bytes) -> str:
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} of the line (0x{raw[error.start]:02x}) is not UTF-8"
+    return "the line is not UTF-8"
+
+
+def _place(chunk: Chunk, offset: int, seq: int) -> Place:
+    """Where a line stands: offsets of a payload without the refused lines are put right."""
+    gone = sum(len(r.raw) + 1 for r in chunk.rejects if r.seq < seq)
+    byte = None if chunk.place.byte is None else chunk.place.byte + offset + gone
+    line = None if chunk.place.line is None else chunk.place.line + seq - chunk.seq
+    return Place(chunk.place.file, byte, line)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON value")
+
+
+def _path(name: str) -> str:
+    return '$."' + name.replace('"', '\\"') + '"'
+
+
+def _kind(value: object) -> str:
+    names = {dict: "an object", _Pairs: "an object", list: "an array", str: "a string", bool: "a boolean"}
+    if value is None:
+        return "null"
+    return names.get(type(value), "a number")

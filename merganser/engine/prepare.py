@@ -19,7 +19,8 @@ from merganser.errors import RecordError
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
-from merganser.sql import literal, scratch
+from merganser.scratch import scratch
+from merganser.sql import literal
 
 YEAR_ONE = -62_135_596_800_000_000
 """0001-01-01T00:00:00 UTC in microseconds; nothing that is dated before is meant."""
