@@ -24,9 +24,9 @@ Ast = dict[str, Any]
 """A node of DuckDB's parse tree, as ``json_serialize_sql`` prints it."""
 
 CLOCK_WORDS = frozenset(
-    "current_date current_time current_timestamp localtime localtimestamp"
-    " current_catalog current_schema current_role current_user session_user user".split()
-)
+    ("current_date", "current_time", "current_timestamp", "localtime", "localtimestamp", "current_catalog",
+     "current_schema", "current_role", "current_user", "session_user", "user")
+)  # fmt: skip
 """Words that the parser takes for columns and the binder, where there is no such column, for functions without ()."""
 
 UNSTABLE = frozenset(("current_localtime", "current_localtimestamp", "current_database", "getenv", "version"))
@@ -166,7 +166,7 @@ class Binder:
     def text_of(self, tree: Ast) -> str:
         """An expression's tree as SQL, in DuckDB's own spelling."""
         statement = self._parsed("SELECT 1")
-        statement["statements"][0]["node"]["select_list"] = [tree]
+        statement["statements"][0]["node"]["select_list"] = [{**tree, "alias": ""}]
         with self._lock:
             found = self._con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]).fetchone()
         assert found is not None

@@ -19,6 +19,7 @@ import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.errors import FlowError
@@ -63,9 +64,10 @@ class JsonCodec:
         self._con = scratch()
         self._fast = {careful: self._fast_sql(careful) for careful in (False, True)}
         self._middle, self._slow = self._middle_sql(), self._slow_sql()
+        self._names = list(schema.names())
         self._lenient = False
         self._empty = schema.arrow_schema().empty_table()
-        self._numbers = any(c.type in SMALL for c in schema.columns)
+        self._careful = False
         try:
             self._query(self._fast[True], pa.array([], pa.string()))
         except duckdb.Error as error:
@@ -82,9 +84,7 @@ class JsonCodec:
         if not payload.isascii():
             lines, broken = _utf8(lines, payload, starts)
         if not broken and not self._lenient:
-            # A boolean is a number to DuckDB; where there may be one in an integer's place, integers are read as text.
-            careful = self._numbers and (b"true" in payload or b"false" in payload)
-            table = self._try_fast(lines, careful)
+            table = self._try_fast(lines)
             if table is not None:
                 return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
         table, rows = self._leniently(lines)
@@ -119,8 +119,10 @@ class JsonCodec:
             if c.required:
                 checks.append(f"{field} IS NOT NULL")
         spec = {c.name: _rule(c, careful).decoded for c in self._schema.columns}
+        # A boolean is 0 or 1 to DuckDB: where an integer is one of these, integers are read as text, which tells them apart.
+        flags = [f"s.{quote(c.name)} IN (0, 1)" for c in self._schema.columns if c.type in SMALL and not careful]
         return (
-            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok"
+            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok, ({' OR '.join(flags) or 'false'}) AS _flags"
             f" FROM (SELECT json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
         )
 
@@ -178,15 +180,18 @@ class JsonCodec:
         finally:
             self._con.unregister("_lines")
 
-    def _try_fast(self, lines: pa.Array, careful: bool) -> pa.Table | None:
+    def _try_fast(self, lines: pa.Array) -> pa.Table | None:
+        """All columns, or None if any record has to be looked at more closely."""
         try:
-            table = self._query(self._fast[careful], lines)
+            table = self._query(self._fast[self._careful], lines)
         except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
             return None
-        ok = table["_ok"]
-        if len(table) != len(lines) or ok.null_count or (len(ok) and ok.to_numpy().all() is np.False_):
+        if not self._careful and pc.any(table["_flags"]).as_py():
+            self._careful = True
+            return self._try_fast(lines)
+        if len(table) != len(lines) or table["_ok"].null_count or not pc.all(table["_ok"]).as_py():
             return None
-        return table.drop_columns(["_ok"])
+        return table.select(self._names)
 
     def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows that are good, and the numbers of their lines."""

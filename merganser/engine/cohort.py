@@ -13,17 +13,18 @@ from dataclasses import dataclass
 import duckdb
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from merganser.clock import MIN_TIME
 from merganser.codecs import Reject
 from merganser.engine.prepare import Prepared, stopped
 from merganser.errors import StoreError
-from merganser.operators import PART, Epoch, Outcome, Rows, Terminal, Watermarks, events
+from merganser.operators import PART, Epoch, Outcome, Rows, Terminal, Watermarks, events, one
 from merganser.operators.aggregate import AggregateStep
 from merganser.operators.append import AppendStep
 from merganser.operators.deduplicate import DeduplicateStep
 from merganser.operators.latest import LatestStep
-from merganser.operators.rowlocal import RowLocal
+from merganser.operators.rowlocal import KEEP, RowLocal
 from merganser.plan import Aggregated, Deduplicate, Latest, Materialize, Node, Source, prefix
 from merganser.sql import quote
 from merganser.store import Books, Progress, Store
@@ -266,7 +267,9 @@ class Cohort:
         if result is None or not len(result):
             return None, dead
         con.register(name, result)
-        return Rows(name, result, None, _count(con, node, name, result)), dead
+        left = Rows(name, result, None, 0)
+        left.count = _count(con, node, left)
+        return left, dead
 
 
 def _gather(
@@ -290,19 +293,24 @@ def _gather(
         names = dictionaries.setdefault(p.partition, pa.array([p.partition]))
         part = pa.DictionaryArray.from_arrays(np.zeros(len(table), np.int32), names)
         tables.append(table.append_column(PART, part))
-    if not any(len(t) for t in tables):
+    tables = [t for t in tables if len(t)]
+    if not tables:
         return None, dead
+    marked = any(KEEP in t.column_names for t in tables)
+    if marked:
+        tables = [t if KEEP in t.column_names else t.append_column(KEEP, pa.array(np.ones(len(t), np.bool_))) for t in tables]
+        tables = [t.select(tables[0].column_names) for t in tables]
     whole = pa.concat_tables(tables)
     con.register(name, whole)
-    return Rows(name, whole, None, _count(con, node, name, whole)), dead
+    rows = Rows(name, whole, KEEP if marked else None, 0)
+    rows.count = _count(con, node, rows)
+    return (rows if rows.count else None), dead
 
 
-def _count(con: duckdb.DuckDBPyConnection, node: Node, name: str, table: pa.Table) -> int:
+def _count(con: duckdb.DuckDBPyConnection, node: Node, rows: Rows) -> int:
     if not node.exploded:
-        return len(table)
-    found = con.execute(f"SELECT {events(node, name)}").fetchone()
-    assert found is not None
-    return int(found[0])
+        return len(rows.table) if rows.condition is None else int(pc.sum(rows.table[rows.condition]).as_py() or 0)
+    return int(one(con, f"SELECT {events(node, rows.relation)}"))
 
 
 def _terminal(node: Node, table: str, view: str, cohort: int) -> Terminal:

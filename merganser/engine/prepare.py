@@ -28,7 +28,7 @@ YEAR_ONE = -62_135_596_800_000_000
 
 @dataclass(slots=True)
 class Branch:
-    """What came of a chunk at one node: its rows (None: no row) and the records refused on the way."""
+    """What came of a chunk at one node: its rows (None: no row; ``_keep`` marks those left), and what was refused."""
 
     table: pa.Table | None
     refused: list[Reject]
@@ -98,7 +98,7 @@ class Preparer:
             compiled = self._compiled[node, chunk.partition] = RowLocal(start, node, extra=hashed)
         if not len(table):
             return Branch(None, [])
-        rows, refused = compiled.run(self._con, table)
+        rows, refused = compiled.mark(self._con, table)
         if not refused:
             return Branch(rows, [])
         found = self._codec.locate(chunk, [r.seq for r in refused])

@@ -15,8 +15,9 @@ import pyarrow.compute as pc
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, Epoch, Outcome, Rows, events
-from merganser.operators.hashset import HashSet
+from merganser.operators import PART, Epoch, Outcome, Rows, events, one
+from merganser.operators.hashset import HashSet, Mask
+from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
 from merganser.sql import literal, quote
 
@@ -56,8 +57,8 @@ class DeduplicateStep:
         types = [(name, columns[column]) for name, column in zip(self.ids, self.node.by)]
         # Ids are nearly all distinct and hashes random: looking for a compression costs most of an insert, for nothing.
         raw = " USING COMPRESSION uncompressed"
-        ids = ", ".join(f"{name} {kind}{raw if kind in ('VARCHAR', 'BLOB', 'UUID') else ''}" for name, kind in types)
-        con.execute(f"CREATE TABLE {self.table} (_part VARCHAR, {ids}, _time BIGINT, {HASH} UBIGINT{raw})")
+        ids = ", ".join(f"{name} {kind}{'' if kind.endswith((']', ')')) else raw}" for name, kind in types)
+        con.execute(f"CREATE TABLE {self.table} (_part VARCHAR{raw}, {ids}, _time BIGINT{raw}, {HASH} UBIGINT{raw})")
 
     def _hidden_type(self, role: str) -> str:
         source = self.node.source
@@ -82,73 +83,93 @@ class DeduplicateStep:
         faults.point("step.deduplicate")
         if self.hash not in rows.table.column_names:
             table = con.sql(f"SELECT *, {hash_sql(self.node, PART)} FROM {rows.relation}").to_arrow_table()
-            con.register(rows.name, table)
             rows = Rows(rows.name, table, None, rows.count)
-        keep = self._first(con, rows.table)
+        asked = None if rows.condition is None else rows.table[rows.condition].to_numpy()
+        keep = self._first(con, rows.table, asked)
         if keep.all():
-            kept, duplicate = rows, 0
+            kept = Rows(rows.name, rows.table, None, rows.count)
+            con.register(rows.name, rows.table)
         else:
-            table = rows.table.append_column("_keep", pa.array(keep))
+            names = [n for n in rows.table.column_names if n != KEEP]
+            table = rows.table.select(names).append_column(KEEP, pa.array(keep))
             con.register(rows.name, table)
-            kept = Rows(rows.name, table, "_keep", rows.count)
-            kept.count = int(_value(con, events(self.node, rows.name, "_keep")))
-            duplicate = rows.count - kept.count
+            kept = Rows(rows.name, table, KEEP, 0)
+            kept.count = int(one(con, f"SELECT {events(self.node, rows.name, KEEP)}"))
         ids = ", ".join(quote(c) for c in self.node.by)
         con.execute(f"INSERT INTO {self.table} SELECT {PART}, {ids}, _time, {self.hash} FROM {kept.relation}")
         self._sweep(con, rows.table, keep, epoch)
-        return kept, Outcome(applied=kept.count, duplicate=duplicate)
+        return kept, Outcome(applied=kept.count, duplicate=rows.count - kept.count)
 
-    def _first(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> np.ndarray:
-        """A mask of the rows that are no duplicates."""
-        parts = _runs(table)
-        seen = np.concatenate([
-            self._set(part).add(
-                table[self.hash].slice(start, count).to_numpy(), int(pc.max(table["_time"].slice(start, count)).as_py())
-            )
-            for part, start, count in parts
-        ]) if parts else np.zeros(0, np.bool_)  # fmt: skip
-        keep = ~seen
+    def _first(self, con: duckdb.DuckDBPyConnection, table: pa.Table, asked: Mask | None) -> Mask:
+        """A mask of the rows that are no duplicates, among those asked about."""
+        hashes = table[self.hash].to_numpy()
+        times = table["_time"].to_numpy()
+        seen = np.zeros(len(table), np.bool_)
+        for part, start, count in _runs(table):
+            span = slice(start, start + count)
+            if asked is None:
+                seen[span] = self._set(part).add(hashes[span], int(times[span].max()))
+            else:
+                rows = start + np.flatnonzero(asked[span])
+                seen[rows] = self._set(part).add(hashes[rows], int(times[span].max()))
+        keep = ~seen if asked is None else asked & ~seen
         if seen.any():
             self._settle(con, table, seen, keep)
         return keep
 
-    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: np.ndarray, keep: np.ndarray) -> None:
-        """Decide the rows whose hash was met before, by their ids and times, in order."""
-        numbered = table.append_column("_row", pa.array(np.arange(len(table))))
-        suspects = pc.unique(table[self.hash].filter(pa.array(seen)))
-        con.register("_suspects", pa.table({HASH: suspects}))
-        con.register("_rows", numbered)
+    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask) -> None:
+        """Decide the rows whose hash was met before: by their ids and times, in order.
+
+        ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's table.
+        """
+        rows = np.flatnonzero(seen)
+        now = table.take(pa.array(rows))
+        con.register("_now", now.append_column("_row", pa.array(rows)))
         columns = ", ".join(f"{quote(c)} AS {n}" for n, c in zip(self.ids, self.node.by))
         names = ", ".join(self.ids)
-        # Accepted rows of earlier epochs come with _row = -1, before all of this one.
+        # Rows of earlier epochs come first, with _row = -1.
         found = con.sql(
-            f"SELECT _part::VARCHAR AS _part, dense_rank() OVER (ORDER BY _part, {names}) AS id, _row, _time, _wm FROM ("
-            f" SELECT _part, {names}, -1 AS _row, _time, NULL AS _wm FROM {self.table} SEMI JOIN _suspects USING ({HASH})"
-            f" UNION ALL"
-            f" SELECT _part, {columns}, _row, _time, _wm FROM _rows SEMI JOIN _suspects"
-            f"   ON _rows.{self.hash} = _suspects.{HASH}"
-            f") ORDER BY _row"
+            f"SELECT * FROM (SELECT _part::VARCHAR AS _part, {names}, -1 AS _row, _time, 0 AS _wm, {HASH} FROM {self.table}"
+            f" SEMI JOIN (SELECT {self.hash} AS {HASH} FROM _now) USING ({HASH})"
+            f" UNION ALL SELECT {PART}::VARCHAR, {columns}, _row, _time, _wm, {self.hash} FROM _now)"
+            f" ORDER BY {HASH}, _row"
         ).to_arrow_table()
-        con.unregister("_rows")
-        con.unregister("_suspects")
+        con.unregister("_now")
+        hashes, row = found[HASH].to_numpy(), found["_row"].to_numpy()
+        time, wm = found["_time"].to_numpy(), found["_wm"].to_numpy()
+        begins = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+        group = np.cumsum(np.bincount(begins, minlength=len(hashes))) - 1
+        first = begins[group]
         within = self.node.within
-        accepted: dict[int, list[int]] = {}
-        for group, row, time, wm in zip(*(found[c].to_pylist() for c in ("id", "_row", "_time", "_wm"))):
-            earlier = accepted.get(group)
-            if earlier is None:
-                accepted[group] = [time]
-                first = True
-            elif row < 0:
-                earlier.append(time)
-                continue
-            else:
-                first = within is not None and not any(abs(time - t) <= within and t >= wm - within for t in earlier)
-                if first:
-                    earlier.append(time)
-            if row >= 0:
-                keep[row] = first
+        # The usual case, all at once: the group is one id, and each other row a duplicate of its first.
+        same = np.ones(len(hashes), np.bool_)
+        for name in ("_part", *self.ids):
+            column = found[name].combine_chunks()
+            same &= pc.fill_null(pc.equal(column, column.take(pa.array(first))), False).to_numpy(zero_copy_only=False)
+        usual = same & (row >= 0)
+        if within is not None:
+            usual &= (np.abs(time - time[first]) <= within) & (time[first] >= wm - within)
+        usual[begins] = same[begins]
+        odd = np.unique(group[~usual])
+        new = row >= 0
+        keep[row[new]] = False
+        keep[row[begins[row[begins] >= 0]]] = True
+        for g in odd.tolist():
+            end = begins[g + 1] if g + 1 < len(begins) else len(hashes)
+            span = range(int(begins[g]), int(end))
+            ids = list(zip(*(found[name].slice(span.start, len(span)).to_pylist() for name in ("_part", *self.ids))))
+            accepted: dict[tuple[object, ...], list[int]] = {}
+            for i, key in zip(span, ids):
+                earlier = accepted.setdefault(key, [])
+                is_first = row[i] < 0 or not any(
+                    within is None or (abs(time[i] - t) <= within and t >= wm[i] - within) for t in earlier
+                )
+                if is_first:
+                    earlier.append(int(time[i]))
+                if row[i] >= 0:
+                    keep[row[i]] = is_first
 
-    def _sweep(self, con: duckdb.DuckDBPyConnection, table: pa.Table, keep: np.ndarray, epoch: Epoch) -> None:
+    def _sweep(self, con: duckdb.DuckDBPyConnection, table: pa.Table, keep: Mask, epoch: Epoch) -> None:
         if self.node.within is None:
             return
         for part, start, count in _runs(table):
@@ -186,9 +207,3 @@ def _runs(table: pa.Table) -> list[tuple[str, int, int]]:
                 runs.append((part, start, count))
             start += count
     return runs
-
-
-def _value(con: duckdb.DuckDBPyConnection, sql: str) -> int:
-    found = con.execute(f"SELECT {sql}").fetchone()
-    assert found is not None
-    return int(found[0])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from merganser.errors import FlowError
 from merganser.operators import HIDDEN, PART
@@ -46,6 +47,13 @@ class Stage:
         return lambda table: _call(fn, table)
 
 
+KEEP = "_keep"
+"""A boolean column that says which rows are left, where it is cheaper to say so than to copy the others."""
+
+DENSE = 0.7
+"""The share of rows that must be left for that."""
+
+
 class RowLocal:
     """The row-local verbs from ``start`` (exclusive) to ``end``, ready to run on tables."""
 
@@ -56,7 +64,35 @@ class RowLocal:
             if node == start:
                 break
             nodes.append(node)
-        self.stages = _fuse(list(reversed(nodes)), start, extra)
+        nodes.reverse()
+        self.stages = _fuse(nodes, start, extra)
+        self._mask: Stage | None = None
+        if all(isinstance(node, Filter) for node in nodes) and (nodes or extra):
+            filters = [node for node in nodes if isinstance(node, Filter)]
+            columns = [f"coalesce({_both(filters)}, false) AS {KEEP}"] if filters else []
+            self._mask = Stage(end, f"(SELECT {', '.join([*columns, *extra])} FROM _in)", None)
+
+    def mark(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
+        """Like ``run``, but filters may only mark the rows that are left, in a column ``_keep``."""
+        if self._mask is None:
+            return self.run(con, table)
+        try:
+            marks = self._mask.work(con)(table)
+        except FATAL:
+            raise
+        except duckdb.Error:  # some row cannot be computed
+            return self.run(con, table)
+        for name in marks.column_names:
+            if name != KEEP:
+                table = table.append_column(name, marks[name])
+        if KEEP not in marks.column_names:
+            return table, []
+        left = pc.sum(marks[KEEP]).as_py() or 0
+        if left == len(table):
+            return table, []
+        if left < DENSE * len(table):
+            return (table.filter(marks[KEEP]) if left else None), []
+        return table.append_column(KEEP, marks[KEEP]), []
 
     def run(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
         """The rows that come out, in order (None if there are none), and those that could not be computed."""
@@ -72,7 +108,14 @@ class RowLocal:
 def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...]) -> list[Stage]:
     stages: list[Stage] = []
     sql, last = "_in", start
+    filters: list[Filter] = []
     for node in nodes:
+        if isinstance(node, Filter):
+            filters.append(node)
+            last = node
+            continue
+        if filters:
+            sql, filters = _filtered(sql, filters), []
         if isinstance(node, MapBatches):
             if sql != "_in":
                 stages.append(Stage(last, sql, None))
@@ -81,6 +124,8 @@ def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...]) -> list[Stage]
         else:
             sql = _sql(node, sql)
         last = node
+    if filters:
+        sql = _filtered(sql, filters)
     if extra:
         sql = f"(SELECT *, {', '.join(extra)} FROM {sql})"
     if sql != "_in":
@@ -88,10 +133,20 @@ def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...]) -> list[Stage]
     return stages
 
 
+def _filtered(of: str, filters: list[Filter]) -> str:
+    return f"(SELECT * FROM {of} WHERE {_both(filters)})"
+
+
+def _both(filters: list[Filter]) -> str:
+    """Filters in their order: a later one is not asked about rows that an earlier one took out (AND may be reordered)."""
+    *first, last = [f"(\n{node.sql}\n)" for node in filters]
+    for condition in reversed(first):
+        last = f"(CASE WHEN {condition} THEN {last} END)"
+    return last
+
+
 def _sql(node: Node, of: str) -> str:
     """A parenthesised query for one verb over the relation ``of``."""
-    if isinstance(node, Filter):
-        return f"(SELECT * FROM {of} WHERE (\n{node.sql}\n))"
     assert node.input is not None
     before = node.input
     items: dict[str, str] = {}

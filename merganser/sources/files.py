@@ -14,7 +14,7 @@ class R:
             if not b: s.f.close(); s.f=None; s.i+=1; s.off=0; continue
             e=b.rfind(b'\n')+1
             s.f.seek(e-len(b),1); b=b[:e]
-            at=s.off; s.off+=e; k=b.count(b'\n'); q=s.seq; s.seq+=k
+            at=s.off; s.off+=e; k=int(__import__('numpy').count_nonzero(__import__('numpy').frombuffer(b,'u1')==10)); q=s.seq; s.seq+=k
             return Chunk(s.source,s.partition,q,k,Place(s.paths[s.i],at,None),b,{'i':s.i,'off':s.off,'seq':s.seq},e)
         s.finished=True
         return None
