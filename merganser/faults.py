@@ -1,7 +1,6 @@
-"""Named points at which a test may kill the process, so that crashes are inputs of tests and not mocks.
+"""Named points at which a test may end the process by SIGKILL, so that crashes are inputs of tests and not mocks.
 
-``MERGANSER_FAULT=commit.before:3`` ends the process by SIGKILL the third time it comes to the point ``commit.before``.
-Without the variable a point costs one comparison.
+A test's child process calls ``arm``; nobody else does, and then a point costs one comparison.
 """
 
 from __future__ import annotations
@@ -26,16 +25,21 @@ POINTS = (
     "rebuild.after",
 )
 
-_name, _, _count = os.environ.get("MERGANSER_FAULT", "").partition(":")
-_left = int(_count or 1)
+_armed: str | None = None
+_left = 0
+
+
+def arm(name: str, count: int) -> None:
+    """End this process the ``count``-th time that it comes to a point."""
+    global _armed, _left
+    assert name in POINTS
+    _armed, _left = name, count
 
 
 def point(name: str) -> None:
     """Die here, if a test asked for it."""
-    if not _name:
-        return
     global _left
-    if name == _name:
+    if name == _armed:
         _left -= 1
         if _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)

@@ -134,7 +134,7 @@ class AggregateStep:
             outcome = self._late(con, rows, epoch)
             relation, on_time = self._windowed(rows.relation)
             con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
-            if self.node.window is None or (self.node.window.overlap == 1 and not self.node.exploded):
+            if not self.node.exploded and (self.node.window is None or self.node.window.overlap == 1):
                 outcome.applied = int(one(con, "SELECT coalesce(sum(_n), 0)::BIGINT FROM _new"))
             for call, table in self.values.items():
                 self._count_values(con, call, table, relation, on_time)

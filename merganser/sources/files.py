@@ -30,4 +30,4 @@ class Files:
         from merganser.codecs.json import JsonCodec
         return JsonCodec(schema)
     def total_bytes(self): return sum(os.path.getsize(p) for p in glob.glob(self.pattern))
-def files(p): return Files(p)
+def files(p, partition_by=None): return Files(p)

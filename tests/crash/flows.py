@@ -1,0 +1,69 @@
+"""The events and the flow that crash tests run: every kind of step over disordered, repeated and bad records."""
+
+from __future__ import annotations
+
+import json
+import random
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import merganser as mg
+
+SCHEMA = {
+    "id": "VARCHAR NOT NULL",
+    "at": "TIMESTAMPTZ",
+    "key": "VARCHAR",
+    "amount": "BIGINT",
+    "tags": "VARCHAR[]",
+}
+START = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def write_events(folder: Path, *, files: int = 3, count: int = 1800, seed: int = 7) -> None:
+    """JSON Lines files, read as one log: up to 30 s out of order, 4 % duplicates, 1 % late, 1 % bad."""
+    chance = random.Random(seed)
+    lines: list[bytes] = []
+    for i in range(count):
+        draw = chance.random()
+        if draw < 0.01:
+            lines.append(chance.choice([b"{broken", b"", b'{"id": null}', b'{"id": "x", "amount": "much"}', b"\xff\xfe"]))
+            continue
+        if draw < 0.05 and len(lines) > 50:
+            lines.append(lines[-chance.randrange(1, 50)])
+            continue
+        behind = chance.uniform(0, 30) if draw < 0.99 else chance.uniform(600, 900)
+        event = {
+            "id": f"e{i}",
+            "at": (START + timedelta(seconds=i) - timedelta(seconds=behind)).isoformat(),
+            "key": chance.choice("abcdefgh"),
+            "amount": chance.randrange(-5, 100),
+            "tags": [chance.choice("xyz") for _ in range(chance.randrange(3))],
+        }
+        lines.append(json.dumps(event).encode())
+    size = -(-count // files)
+    for number in range(files):
+        part = lines[number * size : (number + 1) * size]
+        (folder / f"events-{number}.jsonl").write_bytes(b"".join(line + b"\n" for line in part))
+
+
+def make_flow(folder: Path, *, partition_by: str | None = None) -> mg.Flow:
+    events = mg.source(
+        "events",
+        mg.files(str(folder / "events-*.jsonl"), partition_by=partition_by),
+        schema=SCHEMA,
+        time="at",
+        lateness="40 seconds",
+        id="id",
+        key="key",
+    )
+    flow = mg.Flow("crash")
+    once = flow.read(events).filter("amount >= 0").deduplicate(within="30 minutes")
+    once.window(mg.tumbling("1 minute"), by="key").aggregate(
+        n="count(*)", total="sum(amount)", values="count(DISTINCT amount)", median="quantile_cont(amount, 0.5)"
+    ).materialize("per_minute")
+    once.window(mg.hopping("10 minutes", every="4 minutes")).aggregate(n="count(*)", top="max(amount)").materialize("hops")
+    once.group_by("key").aggregate(n="count(*)", modes="mode(amount)").materialize("per_key")
+    once.explode("tags").group_by("tags").aggregate(n="count(*)").materialize("per_tag")
+    flow.read(events).latest(by="key").materialize("last_of_key")
+    once.select("id", "amount").materialize("kept")
+    return flow

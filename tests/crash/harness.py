@@ -1,0 +1,88 @@
+"""Runs jobs in child processes that may be killed at any time, and checks what they leave behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+
+VIEWS = ("per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept")
+KILLED = -9
+
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["merganser", "merganser.engine", "tests.crash.flows"])
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: of the flow, or a rebuild of some of its views. ``fault``: where and when it is killed, if at all."""
+
+    folder: str
+    store: str
+    rebuild: tuple[str, ...] = ()
+    workers: int = 1
+    chunk_bytes: int = 12_000
+    fault: tuple[str, int] | None = None
+    partition_by: str | None = None
+
+
+def _work(job: Job) -> None:
+    import merganser as mg
+    from merganser import faults
+    from tests.crash.flows import make_flow
+
+    if job.fault:
+        faults.arm(*job.fault)
+    flow = make_flow(Path(job.folder), partition_by=job.partition_by)
+    if job.rebuild:
+        mg.rebuild([flow], job.rebuild, job.store, workers=job.workers, chunk_bytes=job.chunk_bytes, epoch=0)
+    else:
+        mg.run([flow], job.store, workers=job.workers, chunk_bytes=job.chunk_bytes, epoch=0)
+
+
+def attempt(job: Job, kill_after: float | None = None) -> int:
+    """Run a job in a child; kill it after some seconds if it still runs. Returns its exit code, -9 if it was killed."""
+    child = _context.Process(target=_work, args=(job,))
+    child.start()
+    child.join(kill_after)
+    if child.is_alive():
+        child.kill()
+        child.join()
+    assert child.exitcode is not None
+    return child.exitcode
+
+
+def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
+    """The rows of every view, sorted, without ``final``."""
+    with duckdb.connect(store, read_only=True) as con:
+        found = {}
+        for view in VIEWS:
+            names = [n for (n, *_) in con.execute(f"DESCRIBE {view}").fetchall() if n != "final"]
+            columns = ", ".join(f'CAST("{n}" AS VARCHAR)' for n in names)
+            found[view] = sorted(con.execute(f"SELECT {columns} FROM {view}").fetchall(), key=repr)
+        found["dead"] = sorted(
+            con.execute("SELECT file, byte, line, reason, hex(raw) FROM merganser.dead_letters").fetchall(), key=repr
+        )
+        found["late"] = sorted(
+            con.execute("SELECT view, partition, seq, CAST(row AS VARCHAR) FROM merganser.late").fetchall(), key=repr
+        )
+        found["books"] = con.execute(
+            "SELECT view, sum(read), sum(applied), sum(filtered), sum(late), sum(duplicate), sum(dead)"
+            " FROM merganser.commits GROUP BY view ORDER BY view"
+        ).fetchall()
+    return found
+
+
+def until_done(job: Job, rest: Job, chance: random.Random, kills: int, longest: float) -> int:
+    """Kill a job at random times until ``kills`` are used up, then let it finish. Returns how often it was killed."""
+    killed = 0
+    while True:
+        code = attempt(job, chance.uniform(0.05, longest) if killed < kills else None)
+        job = rest
+        if code == 0:
+            return killed
+        assert code == KILLED, f"the child failed with {code}"
+        killed += 1
