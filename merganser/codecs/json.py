@@ -12,8 +12,8 @@ neighbours, whichever query it came by.
 
 from __future__ import annotations
 
+import itertools
 import json
-from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -22,39 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.values import SMALL, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
 from merganser.scratch import scratch
 from merganser.sql import literal, quote
-
-SMALL = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
-LARGE = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT")
-FLOATS = ("DOUBLE", "FLOAT")
-
-
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """How a column type is decoded: as what, its value from ``{}``, and what must hold besides."""
-
-    decoded: str
-    value: str
-    check: str | None = None
-
-
-def _rule(column: Column, careful: bool) -> _Rule:
-    kind = column.type
-    if kind in LARGE:  # text, since a DOUBLE cannot hold every one
-        return _Rule("VARCHAR", f"{{}}::{kind}", "NOT contains({}, '.')")
-    if kind in SMALL and careful:
-        return _Rule("VARCHAR", f"{{}}::DOUBLE::{kind}", "{}::DOUBLE = trunc({}::DOUBLE)")
-    if kind in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
-        return _Rule("DOUBLE", f"{{}}::{kind}", "{} = trunc({})")
-    if kind in FLOATS:
-        return _Rule(kind, "{}", "isfinite({})")
-    if kind == "TIMESTAMP":  # a cast from text drops the zone, so go by the instant
-        return _Rule("TIMESTAMP WITH TIME ZONE", "{}::TIMESTAMP")
-    return _Rule(kind, "{}")
-
 
 class JsonCodec:
     """Decodes the JSON objects of a chunk, one a line. For one thread."""
@@ -79,7 +51,7 @@ class JsonCodec:
         payload: bytes = chunk.payload
         lines, starts = _lines(payload)
         assert len(lines) + len(chunk.rejects) == chunk.records
-        seqs = _ordinals(chunk, len(lines))
+        seqs = ordinals(chunk, len(lines))
         broken: list[int] = []
         if not payload.isascii():
             lines, broken = _utf8(lines, payload, starts)
@@ -90,9 +62,8 @@ class JsonCodec:
         table, rows = self._leniently(lines)
         # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
         self._lenient = self._lenient or len(rows) > len(lines) // 2
-        wrong = set(broken)
         rejects = [
-            self._reject(chunk, payload[starts[i] : starts[i + 1]], int(seqs[i]), int(starts[i]), i in wrong)
+            self._reject(payload[starts[i] : starts[i + 1]], int(seqs[i]), place(chunk, int(starts[i]), i, int(seqs[i])))
             for i in np.setdiff1d(np.arange(len(lines)), rows).tolist()
         ]
         return Decoded(table.append_column(SEQ, pa.array(seqs[rows])), rejects)
@@ -100,11 +71,11 @@ class JsonCodec:
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         payload: bytes = chunk.payload
         _, starts = _lines(payload)
-        ordinals = _ordinals(chunk, len(starts) - 1)
+        numbers = ordinals(chunk, len(starts) - 1)
         found = []
         for seq in seqs:
-            i = int(np.searchsorted(ordinals, seq))
-            found.append((_place(chunk, int(starts[i]), seq), payload[starts[i] : starts[i + 1]].rstrip(b"\r\n")))
+            i = int(np.searchsorted(numbers, seq))
+            found.append((place(chunk, int(starts[i]), i, seq), payload[starts[i] : starts[i + 1]].rstrip(b"\r\n")))
         return found
 
     # -- queries --------------------------------------------------------------------------------------------------
@@ -112,13 +83,13 @@ class JsonCodec:
     def _fast_sql(self, careful: bool) -> str:
         items, checks = [], ["s IS NOT NULL"]
         for c in self._schema.columns:
-            rule, field = _rule(c, careful), f"s.{quote(c.name)}"
-            items.append(f"{rule.value.replace('{}', field)} AS {quote(c.name)}")
-            if rule.check:
-                checks.append(f"{rule.check.replace('{}', field)} IS NOT FALSE")
+            how, field = rule(c, careful), f"s.{quote(c.name)}"
+            items.append(f"{how.value.replace('{}', field)} AS {quote(c.name)}")
+            if how.check:
+                checks.append(f"{how.check.replace('{}', field)} IS NOT FALSE")
             if c.required:
                 checks.append(f"{field} IS NOT NULL")
-        spec = {c.name: _rule(c, careful).decoded for c in self._schema.columns}
+        spec = {c.name: rule(c, careful).decoded for c in self._schema.columns}
         # A boolean is 0 or 1 to DuckDB: where an integer is one of these, integers are read as text, which tells them apart.
         flags = [f"s.{quote(c.name)} IN (0, 1)" for c in self._schema.columns if c.type in SMALL and not careful]
         return (
@@ -131,15 +102,15 @@ class JsonCodec:
         items, checks = [], ["s IS NOT NULL", "len(_keys) = len(list_distinct(_keys))"]
         spec: dict[str, str] = {}
         for c in self._schema.columns:
-            rule, field, name = _rule(c, careful=True), f"s.{quote(c.name)}", quote(c.name)
+            how, field, name = rule(c), f"s.{quote(c.name)}", quote(c.name)
             if c.type.endswith("]") or "(" in c.type.removeprefix("DECIMAL("):  # a lenient cast loses what is in there
                 items.append(f"NULL::{c.type} AS {name}")
                 checks.append(f"coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL'")
                 continue
-            spec[c.name] = rule.decoded
-            items.append(f"TRY({rule.value.replace('{}', field)}) AS {name}")
-            if rule.check:
-                checks.append(f"TRY({rule.check.replace('{}', field)}) IS NOT FALSE")
+            spec[c.name] = how.decoded
+            items.append(f"TRY({how.value.replace('{}', field)}) AS {name}")
+            if how.check:
+                checks.append(f"TRY({how.check.replace('{}', field)}) IS NOT FALSE")
             if c.required:
                 checks.append(f"{name} IS NOT NULL")
             else:
@@ -154,17 +125,17 @@ class JsonCodec:
         """Every column by itself: ``_bad`` is true for a record that is no object, or has a bad column."""
         items, bad = [], ["_type IS DISTINCT FROM 'OBJECT'", "len(_keys) <> len(list_distinct(_keys))"]
         for c in self._schema.columns:
-            rule, name = _rule(c, careful=True), quote(c.name)
+            how, name = rule(c), quote(c.name)
             raw = f"json_extract(j, {literal(_path(c.name))})"
-            spec = literal(json.dumps([rule.decoded]))
+            spec = literal(json.dumps([how.decoded]))
             # In a list of one, a value is cast by the same rules as in its object.
             cast = f"TRY(json_transform_strict('[' || {raw}::VARCHAR || ']', {spec}))[1]"
-            value = f"TRY(({rule.value.replace('{}', f'({cast})')})::{c.type})"
+            value = f"TRY(({how.value.replace('{}', f'({cast})')})::{c.type})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
             items.append(f"CASE WHEN {present} THEN {value} END AS {name}")
             bad.append(f"({present} AND {name} IS NULL)")
-            if rule.check:
-                bad.append(f"({present} AND {rule.check.replace('{}', f'({cast})')} IS FALSE)")
+            if how.check:
+                bad.append(f"({present} AND {how.check.replace('{}', f'({cast})')} IS FALSE)")
             if c.required:
                 bad.append(f"{name} IS NULL")
         return (
@@ -227,10 +198,11 @@ class JsonCodec:
 
     # -- what to say of a bad record --------------------------------------------------------------------------------
 
-    def _reject(self, chunk: Chunk, line: bytes, seq: int, offset: int, broken: bool) -> Reject:
+    def _reject(self, line: bytes, seq: int, at: Place) -> Reject:
         raw = line.rstrip(b"\r\n")
-        reason, detail = ("not utf-8", _where_not_utf8(raw)) if broken else self._explain(raw)
-        return Reject(seq, _place(chunk, offset, seq), raw, reason, detail)
+        wrong = utf8_error(raw)
+        reason, detail = ("not utf-8", wrong) if wrong else self._explain(raw)
+        return Reject(seq, at, raw, reason, detail)
 
     def _explain(self, raw: bytes) -> tuple[str, str]:
         """Reason and detail for a record that the queries refused."""
@@ -256,19 +228,13 @@ class JsonCodec:
                     found = "null" if column.name in values else "absent"
                     return "missing field", f"column {column.name!r} ({column.type} NOT NULL) is {found}"
             elif not self._fits(column, value):
-                shown = json.dumps(value, default=list)
-                shown = shown if len(shown) <= 60 else shown[:57] + "..."
-                return "wrong type", f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown}"
+                return "wrong type", f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown(value)}"
         return "wrong type", "the record does not fit the schema"
 
     def _fits(self, column: Column, value: object) -> bool:
-        one = JsonCodec._single(Schema((Column(column.name, column.type),)))
+        one = JsonCodec(Schema((Column(column.name, column.type),)))
         text = json.dumps({column.name: value}, default=dict)
         return not one._one_by_one(pa.array([text]))[1]
-
-    @staticmethod
-    def _single(schema: Schema) -> JsonCodec:
-        return JsonCodec(schema)
 
 
 class _Pairs(list[tuple[str, object]]):
@@ -288,48 +254,17 @@ def _lines(payload: bytes) -> tuple[pa.Array, npt.NDArray[np.int32]]:
     return pa.Array.from_buffers(pa.utf8(), count, [None, pa.py_buffer(starts), pa.py_buffer(payload)]), starts
 
 
-def _ordinals(chunk: Chunk, count: int) -> npt.NDArray[np.int64]:
-    """The ordinal of each line: those that the reader refused are not in the payload."""
-    refused = {r.seq for r in chunk.rejects}
-    if not refused:
-        return np.arange(chunk.seq, chunk.seq + count)
-    return np.array([s for s in range(chunk.seq, chunk.seq + chunk.records) if s not in refused], np.int64)
-
-
 def _utf8(lines: pa.Array, payload: bytes, starts: npt.NDArray[np.int32]) -> tuple[pa.Array, list[int]]:
     """The lines, those that are not UTF-8 emptied; and the numbers of those."""
     try:
         payload.decode()
         return lines, []
     except UnicodeDecodeError:
-        pieces = [payload[a:b] for a, b in zip(starts[:-1], starts[1:])]
-        broken = [i for i, piece in enumerate(pieces) if not _is_utf8(piece)]
-        wrong = set(broken)
-        return pa.array([b"" if i in wrong else piece for i, piece in enumerate(pieces)], pa.binary()).cast(pa.utf8()), broken
-
-
-def _is_utf8(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
-def _where_not_utf8(raw: bytes) -> str:
-    try:
-        raw.decode()
-    except UnicodeDecodeError as error:
-        return f"byte {error.start} of the line (0x{raw[error.start]:02x}) is not UTF-8"
-    return "the line is not UTF-8"
-
-
-def _place(chunk: Chunk, offset: int, seq: int) -> Place:
-    """Where a line stands: offsets of a payload without the refused lines are put right."""
-    gone = sum(len(r.raw) + 1 for r in chunk.rejects if r.seq < seq)
-    byte = None if chunk.place.byte is None else chunk.place.byte + offset + gone
-    line = None if chunk.place.line is None else chunk.place.line + seq - chunk.seq
-    return Place(chunk.place.file, byte, line)
+        pieces = [payload[a:b] for a, b in itertools.pairwise(starts)]
+        broken = [i for i, piece in enumerate(pieces) if utf8_error(piece)]
+        for i in broken:
+            pieces[i] = b""
+        return pa.array(pieces, pa.binary()).cast(pa.utf8()), broken
 
 
 def _no_constant(name: str) -> None:

@@ -1,0 +1,72 @@
+"""How texts become values of a column's type: DuckDB's casts, made strict where a cast would change a value unseen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from merganser.codecs import Chunk, Place
+from merganser.schema import Column
+
+SMALL = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
+LARGE = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT")
+FLOATS = ("DOUBLE", "FLOAT")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a column type is decoded: first as what, its value from that (``{}``), and what must hold besides."""
+
+    decoded: str
+    value: str
+    check: str | None = None
+
+
+def rule(column: Column, careful: bool = True) -> Rule:
+    """``careful``: read small integers as text too, which tells a boolean from 0 and 1."""
+    kind = column.type
+    if kind in LARGE:  # text, since a DOUBLE cannot hold every one
+        return Rule("VARCHAR", f"{{}}::{kind}", "NOT contains({}, '.')")
+    if kind in SMALL and careful:
+        return Rule("VARCHAR", f"{{}}::DOUBLE::{kind}", "{}::DOUBLE = trunc({}::DOUBLE)")
+    if kind in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
+        return Rule("DOUBLE", f"{{}}::{kind}", "{} = trunc({})")
+    if kind in FLOATS:
+        return Rule(kind, "{}", "isfinite({})")
+    if kind == "TIMESTAMP":  # a cast from text drops the zone, so go by the instant
+        return Rule("TIMESTAMP WITH TIME ZONE", "{}::TIMESTAMP")
+    return Rule(kind, "{}")
+
+
+def shown(value: object) -> str:
+    """A value as people would write it, cut to a line."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def utf8_error(raw: bytes) -> str | None:
+    """What is wrong with a text that is not UTF-8."""
+    try:
+        raw.decode()
+    except UnicodeDecodeError as error:
+        return f"byte {error.start} of the record (0x{raw[error.start]:02x}) is not UTF-8"
+    return None
+
+
+def ordinals(chunk: Chunk, count: int) -> npt.NDArray[np.int64]:
+    """The ordinal of each record in the payload: those that the reader refused are not in it."""
+    refused = {r.seq for r in chunk.rejects}
+    if not refused:
+        return np.arange(chunk.seq, chunk.seq + count)
+    return np.array([s for s in range(chunk.seq, chunk.seq + chunk.records) if s not in refused], np.int64)
+
+
+def place(chunk: Chunk, offset: int, line: int, seq: int) -> Place:
+    """Where a record stands, ``offset`` bytes and ``line`` lines into the payload."""
+    gone = sum(len(r.raw) + 1 for r in chunk.rejects if r.seq < seq)
+    skipped = sum(1 for r in chunk.rejects if r.seq < seq)
+    byte = None if chunk.place.byte is None else chunk.place.byte + offset + gone
+    return Place(chunk.place.file, byte, None if chunk.place.line is None else chunk.place.line + line + skipped)
