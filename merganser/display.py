@@ -1,2 +1,136 @@
-def plan_text(flow):
-    return repr([m.name for m in flow.materialized])
+"""What people see: plans as text and as Mermaid, results as tables, numbers."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from typing import IO, TYPE_CHECKING, Any
+
+import pyarrow as pa
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from merganser.plan import Materialize, Node, Read
+
+if TYPE_CHECKING:
+    from merganser.flow import Flow
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """A console as wide as the terminal; 100 columns and no colour where there is none."""
+    file = file or sys.stdout
+    width = shutil.get_terminal_size((100, 24)).columns if file.isatty() else int(os.environ.get("COLUMNS", 100))
+    return Console(file=file, width=width, highlight=False, soft_wrap=False)
+
+
+# -- plans ------------------------------------------------------------------------------------------------------------
+
+
+def plan_text(flow: Flow) -> str:
+    """A flow's plan, a line a node, each node once: ``r1 := Filter[orders, amount > 0]``."""
+    lines = [f"Flow {flow.name}"]
+    for name, node, of in _named(flow):
+        if isinstance(node, Materialize):
+            columns = ", ".join(f"{n} {t}" for n, t in node.columns.items())
+            lines.append(f"  {name} := {node.line(of)}  ({columns})")
+        else:
+            lines.append(f"  {name} := {node.line(of)}")
+    lines += [f"  {view.name} := View[{' '.join(view.sql.split())}]" for view in flow.views]
+    return "\n".join(lines)
+
+
+def plan_mermaid(flow: Flow) -> str:
+    """A flow's plan as a Mermaid flowchart."""
+    lines = ["flowchart LR"]
+    for name, node, of in _named(flow):
+        if isinstance(node, Materialize):
+            lines += [f'  v_{name}[("{name}")]', f"  n_{of} --> v_{name}"]
+            continue
+        text = node.line("").replace("[, ", "[").replace("[: ", "[")
+        shape = ("([", "])") if isinstance(node, Read) else ("[", "]")
+        lines.append(f'  n_{name}{shape[0]}"{_escaped(text)}"{shape[1]}')
+        if of:
+            lines.append(f"  n_{of} --> n_{name}")
+    for view in flow.views:
+        lines.append(f'  v_{view.name}[["{view.name}"]]')
+        lines += [f"  v_{m.name} --> v_{view.name}" for m in flow.materialized if m.name in view.sql]
+    return "\n".join(lines)
+
+
+def _named(flow: Flow) -> list[tuple[str, Node, str]]:
+    """Name, node and the name of its input, inputs first, each node once."""
+    names: dict[Node, str] = {}
+    found: list[tuple[str, Node, str]] = []
+    for view in flow.materialized:
+        for node in reversed(list(view.chain())):
+            if node in names:
+                continue
+            if isinstance(node, Read):
+                names[node] = node.of.name
+            elif isinstance(node, Materialize):
+                names[node] = node.name
+            else:
+                names[node] = f"r{1 + sum(1 for n in names if not isinstance(n, (Read, Materialize)))}"
+            found.append((names[node], node, names[node.input] if node.input else ""))
+    return found
+
+
+def _escaped(text: str) -> str:
+    return "".join(f"#{ord(c)};" if c in '"#<>&' else c for c in text)
+
+
+# -- tables and numbers -------------------------------------------------------------------------------------------------
+
+
+def count(number: int) -> str:
+    """``1234567`` as ``1,234,567``."""
+    return f"{number:,}"
+
+
+def size(nbytes: float) -> str:
+    """Bytes for people: ``12.3 MB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def table(rows: pa.Table, *, max_rows: int = 40, title: str | None = None) -> Table:
+    """A result as a table; what does not fit is cut, and the caption says so."""
+    made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    for field in rows.schema:
+        right = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
+        made.add_column(field.name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+    for row in zip(*(rows.slice(0, max_rows)[name].to_pylist() for name in rows.column_names)):
+        made.add_row(*(cell(value) for value in row))
+    if len(rows) > max_rows:
+        made.caption = f"{count(max_rows)} of {count(len(rows))} rows"
+        made.caption_justify = "left"
+    return made
+
+
+def cell(value: Any) -> Text:
+    """A value in a table."""
+    if value is None:
+        return Text("NULL", style="dim")
+    if hasattr(value, "isoformat"):
+        return Text(value.isoformat(sep=" ").removesuffix("+00:00") if hasattr(value, "hour") else value.isoformat())
+    if isinstance(value, bytes):
+        return Text(repr(value)[2:-1])
+    return Text(str(value))
+
+
+def simple(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """A table of texts and numbers; numbers stand right."""
+    rows = [list(row) for row in rows]
+    made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    for i, header in enumerate(headers):
+        numeric = bool(rows) and all(isinstance(row[i], int) for row in rows)
+        made.add_column(header, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text(count(v)) if isinstance(v, int) and not isinstance(v, bool) else cell(v) for v in row))
+    return made

@@ -1,7 +1,7 @@
 """The store: one DuckDB file with every result, all operator state, all positions and the books.
 
-Schema ``merganser`` belongs to merganser and may be read with SQL; schema ``main`` holds only the views that users
-named. Every change of one epoch happens in one transaction (``Store.transaction``).
+Schema ``merganser`` (the books) and ``merganser_state`` (the steps' tables) belong to merganser and may be read with SQL;
+schema ``main`` holds only the views that users named. Every change of one epoch happens in one transaction (``Store.transaction``).
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import pyarrow as pa
 from merganser import faults
 from merganser.errors import StoreError, UsageError
 from merganser.scratch import CONFIG
+from merganser.sql import literal
 
 FORMAT = 1
 """Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
@@ -33,7 +34,8 @@ CREATE TABLE IF NOT EXISTS merganser.views (
     view VARCHAR, flow VARCHAR, cohort INTEGER, status VARCHAR, signature VARCHAR, sql VARCHAR);
 CREATE TABLE IF NOT EXISTS merganser.positions (
     cohort INTEGER, source VARCHAR, partition VARCHAR, seq BIGINT, position VARCHAR, max_time BIGINT, ended BOOLEAN);
-CREATE TABLE IF NOT EXISTS merganser.watermarks (cohort INTEGER, source VARCHAR, watermark BIGINT);
+CREATE SCHEMA IF NOT EXISTS merganser_state;
+CREATE TABLE IF NOT EXISTS merganser_state.watermarks (cohort INTEGER, source VARCHAR, watermark BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.commits (
     epoch BIGINT, committed_at TIMESTAMP, cohort INTEGER, view VARCHAR, source VARCHAR,
     read BIGINT, applied BIGINT, filtered BIGINT, late BIGINT, duplicate BIGINT, dead BIGINT);
@@ -97,9 +99,12 @@ class Store:
         config = dict(CONFIG)
         if memory_limit:
             config["memory_limit"] = memory_limit
+        self.con = duckdb.connect(config=config)
         try:
-            self.con = duckdb.connect(str(self.path), read_only=read_only, config=config)
+            # Under a name of its own: that of the file may be one that the schemas in it have (merganser.duckdb).
+            self.con.execute(f"ATTACH {literal(str(self.path))} AS store{' (READ_ONLY)' if read_only else ''}; USE store")
         except duckdb.Error as error:
+            self.con.close()
             raise _cannot_open(self.path, error) from None
         self._written = 0
         self._checkpointed = time.monotonic()
@@ -110,7 +115,9 @@ class Store:
             raise
 
     def _check_versions(self, read_only: bool) -> None:
-        found = self.rows("SELECT 1 FROM information_schema.tables WHERE table_schema = 'merganser' AND table_name = 'meta'")
+        found = self.rows(
+            "SELECT 1 FROM duckdb_tables() WHERE database_name = 'store' AND schema_name = 'merganser' AND table_name = 'meta'"
+        )
         if not found:
             if read_only:
                 raise UsageError(f"{self.path} is a DuckDB file, but no store of merganser")
@@ -183,7 +190,7 @@ class Store:
     def checkpoint(self) -> None:
         faults.point("checkpoint.before")
         try:
-            self.con.execute("CHECKPOINT")
+            self.con.execute("CHECKPOINT store")
         except duckdb.IOException as error:
             raise _cannot_write(self.path, error) from None
         faults.point("checkpoint.after")

@@ -212,15 +212,15 @@ def _forget(store: Store, number: int, names: Sequence[str]) -> None:
     suffix = [f"{name}_{number}" for name in names]
     tables = [
         t
-        for (t,) in store.rows("SELECT table_name FROM information_schema.tables WHERE table_schema = 'merganser'")
+        for (t,) in store.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'merganser_state'")
         if t in suffix or any(t.startswith((f"{s}_open", f"{s}_closed", f"{s}_values_")) for s in suffix)
         or (not rest and t.startswith("deduplicate_") and t.endswith(f"_{number}"))
     ]  # fmt: skip
     for table in tables:
-        con.execute(f"DROP TABLE merganser.{quote(table)}")
+        con.execute(f"DROP TABLE merganser_state.{quote(table)}")
     if not rest:
-        for table in ("positions", "watermarks", "dead_letters"):
-            con.execute(f"DELETE FROM merganser.{table} WHERE cohort = ?", [number])
+        for table in ("merganser.positions", "merganser_state.watermarks", "merganser.dead_letters"):
+            con.execute(f"DELETE FROM {table} WHERE cohort = ?", [number])
 
 
 def _save_flow(store: Store, flow: Flow) -> None:

@@ -77,7 +77,7 @@ class Cohort:
         )
         for source, partition, seq, position, max_time, ended in found:
             self.progress[source, partition] = Progress(seq, json.loads(position), max_time, ended)
-        marks = "SELECT source, watermark FROM merganser.watermarks WHERE cohort = ? AND watermark IS NOT NULL"
+        marks = "SELECT source, watermark FROM merganser_state.watermarks WHERE cohort = ? AND watermark IS NOT NULL"
         self.final = dict(store.rows(marks, [self.number]))
         for step in (*self._deduplications.values(), *self._terminals.values()):
             step.load(store.con)
@@ -106,10 +106,10 @@ class Cohort:
             final = max(self.watermarks(source).final, self.final.get(source.name, MIN_TIME))
             self.final[source.name] = final
             con.execute(
-                "DELETE FROM merganser.watermarks WHERE cohort = ? AND source = ?", [self.number, source.name]
+                "DELETE FROM merganser_state.watermarks WHERE cohort = ? AND source = ?", [self.number, source.name]
             )
             con.execute(
-                "INSERT INTO merganser.watermarks VALUES (?, ?, ?)",
+                "INSERT INTO merganser_state.watermarks VALUES (?, ?, ?)",
                 [self.number, source.name, None if final == MIN_TIME else final],
             )
 

@@ -25,6 +25,10 @@ HIDDEN = ("_seq", "_time", "_wm")
 """Columns that travel with every row: its ordinal in its partition, its event time, and its partition's watermark at
 it (the running maximum of event time up to and including it, less the lateness); int64, times in microseconds."""
 
+STATE = "merganser_state"
+"""The schema of the steps' tables. Not ``merganser``: in a file of that name, DuckDB calls ``merganser.x`` ambiguous, and
+the views that refer to these tables could not be read there by anyone who opens the file."""
+
 PART = "_part"
 """Name of the partition that a row came from; added where partitions come together."""
 

@@ -20,7 +20,7 @@ import duckdb
 from merganser import faults
 from merganser.aggregates import Call
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, Epoch, Outcome, Rows, events, one
+from merganser.operators import PART, STATE, Epoch, Outcome, Rows, events, one
 from merganser.plan import Aggregated
 from merganser.sql import literal, quote
 
@@ -31,12 +31,12 @@ class AggregateStep:
     def __init__(self, node: Aggregated, table: str, view: str, cohort: int) -> None:
         assert node.input is not None
         self.node, self.view, self.cohort = node, view, cohort
-        self.open = f"merganser.{quote(table + '_open')}"
-        self.closed = f"merganser.{quote(table + '_closed')}"
+        self.open = f"{STATE}.{quote(table + '_open')}"
+        self.closed = f"{STATE}.{quote(table + '_closed')}"
         calls = list(dict.fromkeys(call for a in node.aggregates for call in a.calls))
         self.states = {call: f"_s{i}" for i, call in enumerate(c for c in calls if c.kind == "state")}
         self.values = {
-            call: f"merganser.{quote(f'{table}_values_{i}')}"
+            call: f"{STATE}.{quote(f'{table}_values_{i}')}"
             for i, call in enumerate(c for c in calls if c.kind == "values")
         }
         self.keys = [*(quote(name) for name in node.by), "_w"]
@@ -117,7 +117,7 @@ class AggregateStep:
             return f"SELECT {', '.join(names)} FROM ({live})"
         kind = self.node.columns["window_start"]
         watermark = (
-            f"(SELECT make_timestamp(watermark)::{kind} FROM merganser.watermarks"
+            f"(SELECT make_timestamp(watermark)::{kind} FROM {STATE}.watermarks"
             f" WHERE cohort = {self.cohort} AND source = {literal(self.node.source.name)})"
         )
         return (

@@ -5,7 +5,7 @@ from __future__ import annotations
 import duckdb
 
 from merganser import faults
-from merganser.operators import Epoch, Outcome, Rows
+from merganser.operators import STATE, Epoch, Outcome, Rows
 from merganser.plan import Columns
 from merganser.sql import quote
 
@@ -15,7 +15,7 @@ class AppendStep:
 
     def __init__(self, columns: Columns, table: str) -> None:
         self.columns = columns
-        self.table = f"merganser.{quote(table)}"
+        self.table = f"{STATE}.{quote(table)}"
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"CREATE TABLE {self.table} ({', '.join(f'{quote(n)} {t}' for n, t in self.columns.items())})")

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, Epoch, Outcome, Rows, events, one
+from merganser.operators import PART, STATE, Epoch, Outcome, Rows, events, one
 from merganser.operators.hashset import HashSet, Mask
 from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
@@ -44,7 +44,7 @@ class DeduplicateStep:
 
     def __init__(self, node: Deduplicate, table: str) -> None:
         self.node = node
-        self.table = f"merganser.{quote(table)}"
+        self.table = f"{STATE}.{quote(table)}"
         self.hash = hash_name(node)
         self.ids = [f"_{i}" for i in range(len(node.by))]
         self._sets: dict[str, HashSet] = {}

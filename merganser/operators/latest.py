@@ -10,7 +10,7 @@ from __future__ import annotations
 import duckdb
 
 from merganser import faults
-from merganser.operators import PART, Epoch, Outcome, Rows
+from merganser.operators import PART, STATE, Epoch, Outcome, Rows
 from merganser.plan import Latest
 from merganser.sql import quote
 
@@ -20,7 +20,7 @@ class LatestStep:
 
     def __init__(self, node: Latest, table: str) -> None:
         self.node = node
-        self.table = f"merganser.{quote(table)}"
+        self.table = f"{STATE}.{quote(table)}"
         self.columns = [quote(name) for name in node.columns]
         self.keys = [quote(name) for name in node.by]
         source = node.source

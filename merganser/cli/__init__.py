@@ -1,0 +1,48 @@
+"""The command line. Exit codes: 0 done, 1 failed while running, 2 wrong use or invalid flow."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from merganser import __version__
+from merganser.cli import inspect, new, running
+from merganser.errors import MerganserError
+
+
+class _Group(click.Group):
+    """Turns merganser's errors into a message and an exit code; anything else is a defect and keeps its traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except MerganserError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except (click.ClickException, click.Abort, click.exceptions.Exit):
+            raise
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader of our output is gone, as `| head` is
+            sys.exit(0)
+        except Exception:
+            click.echo("error: this is a defect of merganser; please report it with what follows", err=True)
+            raise
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="merganser %(version)s")
+def main() -> None:
+    """Exact, live DuckDB views of event logs.
+
+    \b
+    merganser new shop                                    make a project
+    merganser run flows/revenue.py                        bring its views up to date
+    merganser query "from revenue_per_minute limit 10"    ask them
+    """
+
+
+for _command in (
+    running.run, running.rebuild, inspect.plan, inspect.query, inspect.status, inspect.dead_letters, inspect.verify, new.new,
+):  # fmt: skip
+    main.add_command(_command)
