@@ -331,10 +331,11 @@ class Grouped:
         columns = {name: node.columns[name] for name in self._by}
         if window is not None:
             columns |= dict.fromkeys(("window_start", "window_end"), _window_type(node.source))
+        keys = dict(columns)
         for name in aggregates:
             if name in columns or name.startswith("_") or (window is not None and name == "final"):
                 raise FlowError(f"aggregate({name}=…): the name is taken by a column that every result has")
-        found = tuple(analyse(name, sql, node.columns, keys=self._by) for name, sql in aggregates.items())
+        found = tuple(analyse(name, sql, node.columns, keys=keys) for name, sql in aggregates.items())
         columns |= {a.name: a.type for a in found}
         if window is not None:
             columns["final"] = "BOOLEAN"

@@ -82,14 +82,13 @@ def _type(name: str, spec: str) -> str:
     if not re.fullmatch(r"[\w\s(),'\"\[\]]+", spec):
         raise FlowError(f"column {name!r}: {spec!r} is no SQL type; common ones are {', '.join(COMMON)}")
     try:
-        found = con.execute(f"SELECT typeof(NULL::{spec})").fetchone()
+        found = con.execute(f"SELECT typeof(NULL::{spec})").fetchall()[0]
     except duckdb.Error:
         close = difflib.get_close_matches(spec.upper(), COMMON, 1)
         hint = f", did you mean {close[0]}?" if close else ""
         raise FlowError(
             f"column {name!r}: {spec!r} is no SQL type{hint}; common ones are {', '.join(COMMON)}, T[], STRUCT(a T, …)"
         ) from None
-    assert found is not None
     return str(found[0])
 
 

@@ -153,8 +153,8 @@ class Store:
 
     def value(self, sql: str, parameters: Sequence[Any] = ()) -> Any:
         """The first column of a query's first row; None without rows."""
-        found = self.con.execute(sql, list(parameters)).fetchone()
-        return found[0] if found else None
+        found = self.rows(sql, parameters)  # all of them: an unfinished result blocks the connection
+        return found[0][0] if found else None
 
     def table(self, sql: str) -> pa.Table:
         """A query's result in Arrow."""

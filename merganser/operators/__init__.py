@@ -112,6 +112,4 @@ def events(node: Node, relation: str, condition: str = "true") -> str:
 
 def one(con: duckdb.DuckDBPyConnection, sql: str) -> Any:
     """The first column of the first row."""
-    found = con.execute(sql).fetchone()
-    assert found is not None
-    return found[0]
+    return con.execute(sql).fetchall()[0][0]  # not fetchone: an unfinished result blocks the connection

@@ -101,13 +101,13 @@ class AggregateStep:
             )
             nothing = f"(SELECT {call.finish} FROM {table} WHERE false)"
             finished[call] = f"coalesce(v{i}._f, {nothing})"
-        items = [f"g.{quote(name)}" for name in self.node.by]
+        groups_by = {name: f"g.{quote(name)}" for name in self.node.by}
         if self.node.window:
             kind = self.node.columns["window_start"]
-            items.append(f"make_timestamp(g._w)::{kind} AS window_start")
-            items.append(f"make_timestamp(g._w + {self.node.window.size})::{kind} AS window_end")
-        for a in self.node.aggregates:
-            items.append(f"({a.finished(finished)})::{a.type} AS {quote(a.name)}")
+            groups_by["window_start"] = f"make_timestamp(g._w)::{kind}"
+            groups_by["window_end"] = f"make_timestamp(g._w + {self.node.window.size})::{kind}"
+        items = [f"{sql} AS {quote(name)}" for name, sql in groups_by.items()]
+        items += [f"({a.finished(finished, groups_by)})::{a.type} AS {quote(a.name)}" for a in self.node.aggregates]
         return f"SELECT {', '.join(items)} FROM (SELECT * FROM {groups} WHERE {condition}) g{joins}"
 
     def view_sql(self) -> str:
