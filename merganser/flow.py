@@ -130,7 +130,8 @@ class Flow:
     def _free(self, name: str) -> None:
         if not name.isidentifier():
             raise FlowError(f"view name {name!r} must be letters, digits and _, and not begin with a digit")
-        if any(name.lower() == taken.name.lower() for taken in [*self.materialized, *self.views]):
+        taken = [m.name for m in self.materialized] + [v.name for v in self.views]
+        if name.lower() in (other.lower() for other in taken):
             raise FlowError(f"the flow already has a view named {name!r}")
 
     def __str__(self) -> str:

@@ -22,7 +22,10 @@ import pyarrow as pa
 from merganser.errors import FlowError
 from merganser.scratch import scratch
 
-COMMON = "VARCHAR INTEGER BIGINT DOUBLE DECIMAL(18,2) BOOLEAN DATE TIME TIMESTAMP TIMESTAMPTZ UUID BLOB JSON".split()
+COMMON = (
+    "VARCHAR", "INTEGER", "BIGINT", "DOUBLE", "DECIMAL(18,2)", "BOOLEAN", "DATE", "TIME", "TIMESTAMP", "TIMESTAMPTZ",
+    "UUID", "BLOB", "JSON",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -170,10 +170,8 @@ class Store:
             self.con.execute("COMMIT")
             faults.point("commit.after")
         except BaseException as error:
-            try:
+            with suppress(duckdb.Error):  # a failed COMMIT has rolled back already
                 self.con.execute("ROLLBACK")
-            except duckdb.Error:
-                pass  # a failed COMMIT has rolled back already
             if isinstance(error, duckdb.IOException):
                 raise _cannot_write(self.path, error) from None
             raise

@@ -19,8 +19,7 @@ import pytest
 
 from merganser.aggregate_rules import RULES
 from merganser.aggregates import Aggregate, Call, analyse
-from merganser.errors import FlowError
-from merganser.sql import empty, quote
+from merganser.sql import quote
 
 COLUMNS = {
     "g": "INTEGER",  # the group; NULL is one, in group 4 every other column is NULL, group 5 has one row

@@ -40,10 +40,10 @@ def query(sql: str, store: str, kind: str) -> None:
     text = click.get_text_stream("stdin").read() if sql == "-" else sql
     with Store(store, read_only=True) as opened:
         try:
-            statements = opened.con.extract_statements(text)
-            if len(statements) != 1:
-                raise UsageError(f"query takes one SQL statement, this is {len(statements)}")
-            rows = opened.table(text)
+            found = opened.con.sql(text)
+            if found is None:
+                raise UsageError("query takes a SELECT; the views can only be read")
+            rows = found.to_arrow_table()
         except duckdb.Error as error:
             raise UsageError(str(error).strip()) from None
     if kind == "table":
@@ -79,8 +79,9 @@ def status(store: str) -> None:
         ]
         out.print(simple(["view", "flow", "state", "rows", "cohort"], rows, title="\nviews"))
         positions = s.rows(
-            "SELECT p.source, p.partition, p.cohort, p.seq, p.max_time, w.watermark, parse_filename(p.position::JSON->>'$.file') FROM"
-            " merganser.positions p LEFT JOIN merganser_state.watermarks w USING (cohort, source) ORDER BY ALL LIMIT 200"
+            "SELECT p.source, p.partition, p.cohort, p.seq, p.max_time, w.watermark,"
+            " parse_filename(p.position::JSON->>'$.file') FROM merganser.positions p"
+            " LEFT JOIN merganser_state.watermarks w USING (cohort, source) ORDER BY ALL LIMIT 200"
         )
         out.print(simple(
             ["source", "partition", "cohort", "records", "newest event", "final up to", "file"],

@@ -112,7 +112,8 @@ class _Watch:
             thread.join()
 
     def _live(self) -> None:
-        columns = (TextColumn(self._verb), BarColumn(24), TextColumn("{task.percentage:>3.0f}%"), _Rate(), TimeRemainingColumn(compact=True))
+        share = TextColumn("{task.percentage:>3.0f}%")
+        columns = (TextColumn(self._verb), BarColumn(24), share, _Rate(), TimeRemainingColumn(compact=True))
         with Progress(*columns, console=self._console, transient=True, refresh_per_second=8) as progress:
             task = None
             while not self._done.wait(0.1):
@@ -145,7 +146,8 @@ def _summary(flows: Sequence[Flow], store: str, report: Report, files: Sequence[
         out.print(Text(f"note: {note}"))
     if p.committed:
         rate = count(round(p.committed / report.seconds))
-        out.print(Text(f"{count(p.committed)} events in {report.seconds:.1f} s ({rate}/s)" + (", stopped" if report.stopped else "")))
+        stopped = ", stopped" if report.stopped else ""
+        out.print(Text(f"{count(p.committed)} events in {report.seconds:.1f} s ({rate}/s){stopped}"))
     else:
         out.print("nothing new" + (", stopped" if report.stopped else ""))
     extra = [f"{count(n)} {what}" for n, what in ((p.duplicate, "duplicates"), (p.late, "late"), (p.dead, "dead letters")) if n]

@@ -45,11 +45,11 @@ def header_of(line: bytes, file: str) -> tuple[str, ...]:
 
 def boundaries(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """True at the line ends that end a record: those outside of quotes. ``data`` begins at a record."""
-    ends = data == 10
+    ends: npt.NDArray[np.bool_] = data == 10
     quotes = data == 34
-    if not quotes.any():
-        return ends
-    return ends & ~np.bitwise_xor.accumulate(quotes)
+    if quotes.any():
+        ends &= ~np.bitwise_xor.accumulate(quotes)
+    return ends
 
 
 class CsvCodec:

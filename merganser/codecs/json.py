@@ -28,6 +28,7 @@ from merganser.schema import Column, Schema
 from merganser.scratch import scratch
 from merganser.sql import literal, quote
 
+
 class JsonCodec:
     """Decodes the JSON objects of a chunk, one a line. For one thread."""
 

@@ -180,7 +180,7 @@ class _Job:
         watch = threading.Thread(target=self._watch, name="merganser-watch", daemon=True)
         watch.start()
         try:
-            cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.workers)
+            cluster_main(flow, [], 0, epoch_interval=timedelta(0), worker_count_per_proc=self.workers)  # type: ignore[no-untyped-call] # Bytewax's own
         finally:
             self.shared.stop.set()
             watch.join()

@@ -109,7 +109,7 @@ class Files:
             elif Path(path).is_file():
                 names.append(path)
             else:
-                names += (name for name in glob.glob(path, recursive=True) if Path(name).is_file())
+                names += (name for name in glob.glob(path, recursive=True) if Path(name).is_file())  # noqa: PTH207 # absolute ones too
         return sorted(set(names))
 
     def check(self) -> None:

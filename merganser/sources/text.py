@@ -42,9 +42,9 @@ class TextFile:
         self, name: str, kind: str, compression: str | None, at: dict[str, Any] | None, max_record_bytes: int
     ) -> None:
         self._name, self._csv, self._limit = name, kind == "csv", max_record_bytes
-        self._raw = Path(name).open("rb")
+        self._raw = Path(name).open("rb")  # noqa: SIM115 # closed by close()
         self._compressed = compression is not None
-        self._text: BinaryIO = _text(self._raw, compression)
+        self._text = _text(self._raw, compression)
         at = at or {"byte": 0, "line": 0, "open": False}
         self._byte, self._line, self._open = int(at["byte"]), int(at["line"]), bool(at["open"])
         self._disk = 0
@@ -74,7 +74,10 @@ class TextFile:
         cut = self._cut(data)
         while not cut:  # not one whole record yet
             if ended:
-                return self._last(data) if last and data else self._wait(data)
+                if last and data:
+                    return self._last(data)
+                self._rest = data  # it waits for the end of its line
+                return None
             if len(data) > self._limit:
                 return self._skip(data, last)
             more, ended = self._fill(max_bytes)
@@ -151,9 +154,6 @@ class TextFile:
         now = self._raw.tell() if self._compressed else self._byte + nbytes
         took, self._disk = now - self._disk, now
         return took
-
-    def _wait(self, data: bytes) -> None:
-        self._rest = data
 
     def _last(self, data: bytes) -> Piece | None:
         """The last record of a file that does not end with a line end."""
@@ -261,7 +261,7 @@ def _compression(name: str) -> str | None:
     return "gz" if name.endswith(".gz") else "zst" if name.endswith(".zst") else None
 
 
-def _text(raw: BinaryIO, compression: str | None) -> BinaryIO:
+def _text(raw: BinaryIO, compression: str | None) -> BinaryIO | gzip.GzipFile | io.BufferedReader:
     raw.seek(0)
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw, mode="rb")

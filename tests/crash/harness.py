@@ -13,7 +13,7 @@ VIEWS = ("per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept")
 KILLED = -9
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["merganser", "merganser.engine", "tests.crash.flows"])
+_context.set_forkserver_preload(["pyarrow.compute", "pandas", "merganser"])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,51 @@
+# `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench crash clean
+unexport VIRTUAL_ENV
+
+PYTHON := $(shell for p in python3.12 python3.11 python3; do \
+	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+N ?= 1000
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+.venv/.installed: pyproject.toml uv.lock
+	@test -n "$(PYTHON)" || { echo "merganser needs Python 3.11 or 3.12, and found neither on the PATH"; exit 2; }
+	@echo "installing into .venv ($(PYTHON))"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv sync --locked --quiet
+	@touch $@
+
+demo: .venv/.installed  ## run three flows over the flights of January 2013, and show their views
+	@rm -f demo.duckdb demo.duckdb.wal
+	$(BIN)/merganser run flows/departures.py flows/carriers.py flows/aircraft.py --store demo.duckdb
+	@echo
+	$(BIN)/merganser query --store demo.duckdb "FROM departures_per_hour ORDER BY window_start, origin LIMIT 10"
+	$(BIN)/merganser query --store demo.duckdb "FROM worst_hours LIMIT 5"
+	@echo
+	@echo "try next:"
+	@echo "  $(BIN)/merganser query --store demo.duckdb 'FROM fleet'"
+	@echo "  $(BIN)/merganser status --store demo.duckdb"
+	@echo "  $(BIN)/merganser verify flows/departures.py --store demo.duckdb"
+	@echo "  $(BIN)/merganser plan flows/carriers.py"
+	@echo "  $(BIN)/merganser new shop"
+
+test: .venv/.installed  ## run every test
+	$(BIN)/python -m pytest -n 2 --dist worksteal
+
+lint: .venv/.installed  ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
+	$(BIN)/python benchmarks/run.py
+
+crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)
+	$(BIN)/python -m tests.crash.run $(N)
+
+clean:  ## remove what was installed and made
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/data dist demo.duckdb demo.duckdb.wal
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
