@@ -37,7 +37,7 @@ def plan(files: tuple[str, ...], mermaid: bool) -> None:
 )  # fmt: skip
 def query(sql: str, store: str, kind: str) -> None:
     """Run SQL over the views, read only. A lone - reads the SQL from standard input."""
-    text = click.get_text_stream("stdin").read() if sql == "-" else sql
+    text = sys.stdin.read() if sql == "-" else sql
     with Store(store, read_only=True) as opened:
         try:
             found = opened.con.sql(text)

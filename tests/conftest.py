@@ -1,0 +1,12 @@
+"""What tests share: Hypothesis runs the same examples each time, more of them with HYPOTHESIS_PROFILE=long."""
+
+from __future__ import annotations
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+_common = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("short", max_examples=25, **_common)
+settings.register_profile("long", max_examples=1000, **_common)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))

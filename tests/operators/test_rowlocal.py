@@ -1,0 +1,96 @@
+"""The row-local verbs, and what becomes of rows that cannot be computed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import merganser as mg
+from tests.flows import SCHEMA, balanced, event, rows, source
+
+EVENTS = [event(f"e{i}", i, "ab"[i % 2], i) for i in range(10)]
+
+
+def _view(make, tmp_path: Path, events=EVENTS, schema=SCHEMA, **more) -> Path:
+    flow = mg.Flow("r")
+    make(flow.read(source(events, schema=schema, **more))).materialize("v")
+    mg.run([flow], tmp_path / "s.duckdb")
+    balanced(tmp_path / "s.duckdb")
+    return tmp_path / "s.duckdb"
+
+
+def test_filter_select_derive_drop(tmp_path: Path) -> None:
+    store = _view(
+        lambda s: s.filter("n > 3").derive(n="n * 2", big="n > 7").select("key", "big", n="n + 1").drop("key"), tmp_path
+    )
+    assert rows(store, "SELECT big, n FROM v ORDER BY n") == [(i > 7, 2 * i + 1) for i in range(4, 10)]
+
+
+def test_a_later_filter_is_not_asked_about_rows_that_are_out(tmp_path: Path) -> None:
+    events = [event("1", 0, "1"), event("2", 1, "no number"), event("3", 2, "3")]
+    store = _view(lambda s: s.filter("key <> 'no number'").filter("key::INTEGER > 1"), tmp_path, events)
+    assert rows(store, "SELECT key FROM v") == [("3",)]
+    assert rows(store, "SELECT count(*) FROM merganser.dead_letters") == [(0,)]
+
+
+def test_explode(tmp_path: Path) -> None:
+    schema = SCHEMA | {"tags": "VARCHAR[]"}
+    events = [event("1", 0, tags=["x", "y"]), event("2", 1, tags=[]), event("3", 2, tags=None), event("4", 3, tags=["y"])]
+    store = _view(lambda s: s.explode("tags"), tmp_path, events, schema)
+    assert rows(store, "SELECT id, tags FROM v ORDER BY ALL") == [("1", "x"), ("1", "y"), ("4", "y")]
+    assert rows(store, "SELECT read, applied, filtered FROM merganser.commits") == [(4, 2, 2)]
+
+
+def test_a_row_that_cannot_be_computed_is_a_dead_letter(tmp_path: Path) -> None:
+    events = [event("1", 0, "12"), event("2", 1, "twelve"), event("3", 2, "13")]
+    store = _view(lambda s: s.derive(number="key::INTEGER"), tmp_path, events)
+    assert rows(store, "SELECT number FROM v ORDER BY ALL") == [(12,), (13,)]
+    [(view, seq, reason, detail, raw)] = rows(store, "SELECT view, seq, reason, detail, raw FROM merganser.dead_letters")
+    assert (view, seq, reason) == ("v", 1, "not computed")
+    assert "twelve" in detail and "test_rowlocal.py" in detail
+    assert json.loads(raw) == events[1]
+
+
+def test_the_same_behind_a_stateful_verb(tmp_path: Path) -> None:
+    events = [event("1", 0, "12"), event("2", 1, "twelve"), event("2", 1, "twelve"), event("3", 2, "13")]
+    store = _view(lambda s: s.deduplicate().derive(number="key::INTEGER").filter("number > 12"), tmp_path, events)
+    assert rows(store, "SELECT number FROM v") == [(13,)]
+    assert rows(store, "SELECT seq, raw::VARCHAR LIKE '%twelve%' FROM merganser.dead_letters") == [(1, True)]
+    assert rows(store, "SELECT applied, filtered, duplicate, dead FROM merganser.commits") == [(1, 1, 1, 1)]
+
+
+def test_on_error_stop(tmp_path: Path) -> None:
+    with pytest.raises(mg.RecordError, match=r"memory:0:2.*on_error='stop'"):
+        _view(lambda s: s.derive(x="key::INTEGER"), tmp_path, [event("1", 0, "1"), event("2", 1, "x")], on_error="stop")
+    assert rows(tmp_path / "s.duckdb", "SELECT count(*) FROM v") == [(0,)]
+
+
+def test_map_batches(tmp_path: Path) -> None:
+    def doubled(table: pa.Table) -> pa.Table:
+        return pa.table({"key": table["key"], "twice": pc.multiply(table["n"], 2)})
+
+    store = _view(
+        lambda s: s.filter("n < 4").map_batches(doubled, {"key": "VARCHAR", "twice": "BIGINT"}).deduplicate().filter("twice > 0"),
+        tmp_path,
+    )
+    assert rows(store, "SELECT key, twice FROM v ORDER BY twice") == [("b", 2), ("a", 4), ("b", 6)]
+
+
+def test_map_batches_that_raises_for_a_row(tmp_path: Path) -> None:
+    def picky(table: pa.Table) -> pa.Table:
+        if 3 in table["n"].to_pylist():
+            raise ValueError("three is not liked")
+        return table.select(["n"])
+
+    store = _view(lambda s: s.map_batches(picky, {"n": "BIGINT"}), tmp_path)
+    assert rows(store, "SELECT count(*) FROM v") == [(9,)]
+    assert rows(store, "SELECT seq, detail LIKE '%three is not liked%' FROM merganser.dead_letters") == [(3, True)]
+
+
+def test_map_batches_that_changes_the_number_of_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(mg.FlowError, match="returned 1 rows for 10"):
+        _view(lambda s: s.map_batches(lambda t: t.slice(0, 1).select(["n"]), {"n": "BIGINT"}), tmp_path)
