@@ -30,8 +30,9 @@ UNITS: dict[str, int] = {
     "week": 604_800_000_000,
     "w": 604_800_000_000,
 }
-MIN_TIME = -(2**63) + 1
-"""Below every event time: the watermark of a partition that nothing was read from, or whose lateness is unbounded."""
+MIN_TIME = -(2**62)
+"""Below every event time: the watermark of a partition that nothing was read from, or whose lateness is unbounded.
+Far enough from the smallest 64-bit integer for a duration to be taken from it."""
 
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 _common = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("short", max_examples=25, **_common)
+# Shrinking runs a flow hundreds of times; with a failure at hand: HYPOTHESIS_PROFILE=long.
+settings.register_profile("short", max_examples=25, phases=[Phase.explicit, Phase.generate], **_common)
 settings.register_profile("long", max_examples=1000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
