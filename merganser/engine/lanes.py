@@ -40,12 +40,14 @@ class Shared:
     progressed: Progressed
     stop: threading.Event
     fail: Callable[[BaseException], None]
+    pending: bool = False
+    """Whether the store has rows that are not committed."""
     finished: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
     last_news: float = field(default_factory=time.monotonic)
 
 
-class Lane(StatefulSourcePartition[tuple[str, Chunk], None]):
+class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
     """Reads its share of a source's partitions in turn."""
 
     def __init__(self, source: Source, index: int, count: int, shared: Shared) -> None:
@@ -56,7 +58,7 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk], None]):
         self._turn = 0
         self._idle = False
 
-    def next_batch(self) -> Iterable[tuple[str, Chunk]]:
+    def next_batch(self) -> Iterable[tuple[str, Chunk | None]]:
         if self._shared.stop.is_set():
             self.close()
             raise StopIteration
@@ -72,6 +74,9 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk], None]):
             faults.point("read.after")
         elif not self._shared.follow and not self._readers:
             raise StopIteration
+        elif self._shared.pending:
+            # Bytewax asks the store whether to commit only in epochs in which something came to it.
+            return [("tick", None)]
         return [(f"{c.partition}/{c.seq}", c) for c in chunks]
 
     def next_awake(self) -> datetime | None:
@@ -134,7 +139,7 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk], None]):
             )
 
 
-class Lanes(FixedPartitionedSource[tuple[str, Chunk], None]):
+class Lanes(FixedPartitionedSource[tuple[str, Chunk | None], None]):
     """The one input of every dataflow: the lanes of all its sources."""
 
     def __init__(self, sources: list[Source], workers: int, shared: Shared) -> None:

@@ -138,24 +138,24 @@ class _Job:
 
     def run(self, progress: Callable[[Progressed], None] | None, notes: tuple[str, ...], building: bool = False) -> Report:
         began = time.monotonic()
-        for source in self.sources:
-            if not self.shared.follow:
-                source.connector.check()
-        sizes = [source.connector.total_bytes() for source in self.sources]
-        if not self.shared.follow and all(size is not None for size in sizes):
-            self.progressed.total_bytes = sum(size or 0 for size in sizes)
-        if progress:
-            progress(self.progressed)
-        self.committer.building = building
-        self.committer.start()
-        try:
-            with self._signals():
+        with self._signals():
+            for source in self.sources:
+                if not self.shared.follow:
+                    source.connector.check()
+            sizes = [source.connector.total_bytes() for source in self.sources]
+            if not self.shared.follow and all(size is not None for size in sizes):
+                self.progressed.total_bytes = sum(size or 0 for size in sizes)
+            if progress:
+                progress(self.progressed)
+            self.committer.building = building
+            self.committer.start()
+            try:
                 self._flow()
-        finally:
-            stopped = self.stop.is_set()
-            if self.failure is None and not self.failed.is_set():
-                self._cut(last=True)
-            self.committer.finish()
+            finally:
+                stopped = self.stop.is_set()
+                if self.failure is None and not self.failed.is_set():
+                    self._cut(last=True)
+                self.committer.finish()
         if self.failure is not None:
             raise self.failure
         self.store.checkpoint()
@@ -192,10 +192,12 @@ class _Job:
             if self.stop.wait(0.05) or self.failed.is_set():
                 self.shared.stop.set()
 
-    def _prepare(self, item: tuple[str, Chunk]) -> list[tuple[str, Prepared]]:
+    def _prepare(self, item: tuple[str, Chunk | None]) -> list[tuple[str, Prepared | None]]:
         if self.failed.is_set():
             return []
         chunk = item[1]
+        if chunk is None:
+            return [("store", None)]
         try:
             key = threading.get_ident(), chunk.source
             if key not in self._preparers:
@@ -206,11 +208,13 @@ class _Job:
             self.fail(error)
             return []
 
-    def take(self, items: list[Prepared]) -> None:
-        self.pending += items
-        self._pending_bytes += sum(p.nbytes for p in items)
-        if self._began is None:
-            self._began = time.monotonic()
+    def take(self, items: list[Prepared | None]) -> None:
+        for item in items:
+            if item is not None:
+                self.pending.append(item)
+                self._pending_bytes += item.nbytes
+                self.shared.pending = True
+                self._began = self._began or time.monotonic()
 
     def snapshot(self) -> None:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
@@ -224,6 +228,7 @@ class _Job:
         if self.pending or (last and ends.finished):
             self.committer.submit(Cut(self.pending, ends))
         self.pending, self._pending_bytes, self._began = [], 0, None
+        self.shared.pending = False
 
     def _start_of(self, source: str, partition: str) -> Position | None:
         """Where the cohort that is furthest behind goes on; the others skip what they have."""
@@ -268,18 +273,18 @@ def _ends(cohorts: Sequence[Cohort]) -> dict[str, list[tuple[Node, list[Deduplic
     return {source: list(nodes.items()) for source, nodes in found.items()}
 
 
-class _StorePart(StatefulSinkPartition[Prepared, None]):
+class _StorePart(StatefulSinkPartition[Prepared | None, None]):
     def __init__(self, job: _Job) -> None:
         self._job = job
 
-    def write_batch(self, values: list[Prepared]) -> None:
+    def write_batch(self, values: list[Prepared | None]) -> None:
         self._job.take(values)
 
     def snapshot(self) -> None:
         self._job.snapshot()
 
 
-class _StoreSink(FixedPartitionedSink[Prepared, None]):
+class _StoreSink(FixedPartitionedSink[Prepared | None, None]):
     def __init__(self, job: _Job) -> None:
         self._job = job
 

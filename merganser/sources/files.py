@@ -60,8 +60,7 @@ def files(
     if partition_by not in (None, "file"):
         raise FlowError(f"partition_by={partition_by!r} must be 'file', or left out for one log of all files")
     for p in paths:
-        ending = Path(p).name
-        if "." in ending and "*" not in Path(p).suffix and not Path(p).is_dir():
+        if "." in Path(p).name and not any(c in str(p) for c in "*?[") and not Path(p).is_dir():
             format_of(str(p))
     return Files(tuple(str(p) for p in paths), partition_by, _bytes(max_record_bytes))
 
@@ -126,7 +125,7 @@ class Files:
         return FilesReader(self, source, partition, position, follow)
 
     def codec(self, schema: Schema) -> Codec:
-        names = self.found() or [p for p in self.paths if "." in Path(p).name]
+        names = self.found() or [p for p in self.paths if _known(Path(p).name)]
         return format_of(names[0])[1](schema) if names else JsonCodec(schema)
 
     def total_bytes(self) -> int | None:
@@ -156,6 +155,7 @@ class FilesReader:
         self._name: str | None = position.get("file")
         self._head: str = position.get("head", "")
         self._at: dict[str, Any] | None = position.get("at")
+        self._size: int = position.get("size", 0)
         self._open: TextFile | ColumnarFile | None = None
         self._waiting: list[str] = []
         self._finished = False
@@ -201,7 +201,8 @@ class FilesReader:
     def _position(self) -> Position:
         assert self._open is not None
         return {
-            "seq": self._seq, "done": dict(self._done), "file": self._name, "head": self._head, "at": self._open.position(),
+            "seq": self._seq, "done": dict(self._done), "file": self._name, "head": self._head,
+            "size": self._open.size(), "at": self._open.position(),
         }  # fmt: skip
 
     # -- from file to file ------------------------------------------------------------------------------------------
@@ -230,6 +231,8 @@ class FilesReader:
             self._name = None
             return self._next_file()
         else:
+            if Path(self._name).stat().st_size < self._size:
+                raise _shorter(self._name, Path(self._name).stat().st_size, self._size)
             _same_head(self._name, self._head)
         kind, _, compression = format_of(self._name)
         if kind in ("jsonl", "csv"):

@@ -1,0 +1,173 @@
+"""Files that change, break off or are odd: a clear error, and nothing lost."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+import merganser as mg
+from tests.flows import rows
+
+SCHEMA = {"id": "BIGINT NOT NULL", "name": "VARCHAR"}
+
+
+def _lines(*numbers: int) -> bytes:
+    return b"".join(json.dumps({"id": n, "name": f"n{n}"}).encode() + b"\n" for n in numbers)
+
+
+def _run(folder: Path, pattern: str = "*.jsonl", **more) -> list[int]:
+    flow = mg.Flow("f")
+    events = mg.source("events", mg.files(str(folder / pattern), **more), schema=SCHEMA)
+    flow.read(events).materialize("v")
+    mg.run([flow], folder / "s.duckdb")
+    return [n for (n,) in rows(folder / "s.duckdb", "SELECT id FROM v ORDER BY id")]
+
+
+def _dead(folder: Path) -> list[tuple]:
+    return rows(folder / "s.duckdb", "SELECT reason, line, byte, raw FROM merganser.dead_letters ORDER BY seq")
+
+
+def test_files_that_grow_and_new_files_are_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl").write_bytes(_lines(1, 2))
+    assert _run(tmp_path) == [1, 2]
+    with (tmp_path / "b.jsonl").open("ab") as file:
+        file.write(_lines(3))
+    (tmp_path / "a.jsonl").write_bytes(_lines(4))  # sorts before, but comes after
+    assert _run(tmp_path) == [1, 2, 3, 4]
+    assert _run(tmp_path) == [1, 2, 3, 4]
+
+
+def test_a_file_that_grows_behind_a_later_one_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(_lines(1))
+    (tmp_path / "b.jsonl").write_bytes(_lines(2))
+    assert _run(tmp_path) == [1, 2]
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(_lines(3))
+    with pytest.raises(mg.SourceError, match=r"a\.jsonl grew by"):
+        _run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(_lines(1), "got shorter"), (_lines(9, 2, 3), "was replaced"), (b"", "got shorter")],
+)
+def test_a_file_that_got_shorter_or_was_replaced(text: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(_lines(1, 2))
+    assert _run(tmp_path) == [1, 2]
+    (tmp_path / "a.jsonl").write_bytes(text)
+    with pytest.raises(mg.SourceError, match=message):
+        _run(tmp_path)
+
+
+def test_a_file_that_was_read_may_be_rotated_away(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(_lines(1, 2))
+    assert _run(tmp_path) == [1, 2]
+    (tmp_path / "a.jsonl").unlink()
+    (tmp_path / "b.jsonl").write_bytes(_lines(3))
+    assert _run(tmp_path) == [1, 2, 3]
+
+
+def test_a_last_line_without_an_end_that_is_gone_on_with_later(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(_lines(1) + b'{"id": 2}')
+    assert _run(tmp_path) == [1, 2]
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(b"\n" + _lines(3))
+    assert _run(tmp_path) == [1, 2, 3]
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(b'{"id": 4}')
+    assert _run(tmp_path) == [1, 2, 3, 4]
+    with (tmp_path / "a.jsonl").open("ab") as file:
+        file.write(b"4}\n")
+    with pytest.raises(mg.SourceError, match="had no line end when it was read"):
+        _run(tmp_path)
+
+
+@pytest.mark.parametrize("limit", [60, 200])
+def test_records_that_are_too_long(limit: int, tmp_path: Path) -> None:
+    long = b'{"id": 2, "name": "' + b"x" * 300 + b'"}'
+    (tmp_path / "a.jsonl").write_bytes(_lines(1) + long + b"\n" + _lines(3, 4))
+    assert _run(tmp_path, max_record_bytes=limit) == [1, 3, 4]
+    [(reason, line, byte, raw)] = _dead(tmp_path)
+    assert (reason, line, byte) == ("too long", 2, len(_lines(1)))
+    assert long.startswith(raw)
+    [(at, lines)] = rows(tmp_path / "s.duckdb", "SELECT position::JSON->>'$.at.byte', position::JSON->>'$.at.line' FROM merganser.positions")
+    assert (int(at), int(lines)) == ((tmp_path / "a.jsonl").stat().st_size, 4)
+
+
+def test_a_record_longer_than_a_chunk(tmp_path: Path) -> None:
+    long = json.dumps({"id": 2, "name": "x" * 100_000}).encode() + b"\n"
+    (tmp_path / "a.jsonl").write_bytes(_lines(1) + long + _lines(3))
+    flow = mg.Flow("f")
+    flow.read(mg.source("events", mg.files(tmp_path / "a.jsonl"), schema=SCHEMA)).materialize("v")
+    mg.run([flow], tmp_path / "s.duckdb", chunk_bytes=1000)
+    assert rows(tmp_path / "s.duckdb", "SELECT id, length(name) FROM v ORDER BY id") == [(1, 2), (2, 100_000), (3, 2)]
+
+
+def test_a_compressed_file_that_breaks_off(tmp_path: Path) -> None:
+    whole = gzip.compress(_lines(*range(5000)))
+    (tmp_path / "a.jsonl.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(mg.SourceError, match=r"a\.jsonl\.gz cannot be decompressed behind byte"):
+        _run(tmp_path, "*.gz")
+
+
+@pytest.mark.parametrize("line", [b"", b"{", b"null", b'"x"', b"[1]", b'{"id": "x"}', b'{"id": 1.5}', b'{"name": "x"}', b"\xc3("])
+@pytest.mark.parametrize("where", [0, 2, 4])
+def test_a_bad_line_and_its_neighbours(line: bytes, where: int, tmp_path: Path) -> None:
+    good = _lines(0, 1, 2, 3).splitlines()
+    good.insert(where, line)
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(good) + b"\n")
+    assert _run(tmp_path) == [0, 1, 2, 3]
+    [(_, number, byte, raw)] = _dead(tmp_path)
+    assert (number, byte, raw) == (where + 1, sum(len(x) + 1 for x in good[:where]), line)
+
+
+CSV = 'name,id\n"a, ""b""\nc",1\n'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("x", "wrong number of fields"), ("x,2,3", "wrong number of fields"), ("x,two", "wrong type"), ("x,", "missing field"),
+        ("", "empty line"), ("x,1.5", "wrong type"),
+    ],
+)  # fmt: skip
+def test_a_bad_csv_record_and_its_neighbours(line: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{CSV}{line}\nlast,3\n")
+    assert _run(tmp_path, "*.csv") == [1, 3]
+    assert _dead(tmp_path) == [(reason, 4, len(CSV), line.encode())]
+    assert rows(tmp_path / "s.duckdb", "SELECT name FROM v WHERE id = 1") == [('a, "b"\nc',)]
+
+
+def test_a_csv_without_a_declared_column(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,nom\n1,x\n")
+    with pytest.raises(mg.SourceError, match=r"no column name; its header has id, nom"):
+        _run(tmp_path, "*.csv")
+
+
+def test_a_parquet_file_that_does_not_fit(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"id": ["x"], "name": ["y"]}), tmp_path / "a.parquet")
+    with pytest.raises(mg.SourceError, match=r"a\.parquet: column 'id' is string"):
+        _run(tmp_path, "*.parquet")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(mg.SourceError, match="cannot be read as parquet"):
+        _run(tmp_path, "*.parquet")
+
+
+def test_a_null_in_a_required_parquet_column(tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table({"id": [1, None, 3], "name": ["a", "b", None]}), tmp_path / "a.parquet")
+    assert _run(tmp_path, "*.parquet") == [1, 3]
+    assert _dead(tmp_path) == [("missing field", 2, None, b'{"id": null, "name": "b"}')]
+
+
+def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
+    with pytest.raises(mg.UsageError, match="no file matches"):
+        _run(tmp_path)
+    with pytest.raises(mg.FlowError, match=r"known are \.jsonl"):
+        mg.files("data/orders.xml")
+    with pytest.raises(mg.FlowError, match="partition_by"):
+        mg.files("data/*.jsonl", partition_by="day")
