@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_PACKAGE = str(Path(__file__).parent)
+
 
 class MerganserError(Exception):
     """Base of all errors meant for people: the command line prints its message without a traceback.
@@ -48,3 +58,28 @@ class PlanChangedError(StoreError):
     """A view in the store was made by another plan than the flow now has; the message shows the difference."""
 
     exit_code = 2
+
+
+def users_line() -> str:
+    """``file:line`` of the nearest caller outside merganser, relative to the working directory where it can be."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        frame = frame.f_back
+    path = Path(frame.f_code.co_filename)
+    if path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return f"{path}:{frame.f_lineno}"
+
+
+def on_users_line(verb: Callable[P, R]) -> Callable[P, R]:
+    """Give every FlowError of a function the line of the flow that called it."""
+
+    @functools.wraps(verb)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return verb(*args, **kwargs)
+        except FlowError as error:
+            error.where = error.where or users_line()
+            raise error.with_traceback(None) from None
+
+    return called

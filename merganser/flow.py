@@ -2,55 +2,25 @@
 
 from __future__ import annotations
 
-import functools
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 from merganser import plan
 from merganser.aggregates import analyse
 from merganser.clock import duration
-from merganser.errors import FlowError
+from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
 from merganser.schema import Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
 from merganser.windows import Window
 
-P = ParamSpec("P")
-R = TypeVar("R")
-_PACKAGE = str(Path(__file__).parent)
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
 
 
-def _where() -> str:
-    """``file:line`` of the nearest caller outside merganser, relative to the working directory where it can be."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_PACKAGE):
-        frame = frame.f_back
-    path = Path(frame.f_code.co_filename)
-    if path.is_relative_to(Path.cwd()):
-        path = path.relative_to(Path.cwd())
-    return f"{path}:{frame.f_lineno}"
-
-
-def _on_users_line(verb: Callable[P, R]) -> Callable[P, R]:
-    """Give every FlowError of a verb the line of the flow that called it."""
-
-    @functools.wraps(verb)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
-        try:
-            return verb(*args, **kwargs)
-        except FlowError as error:
-            error.where = error.where or _where()
-            raise error.with_traceback(None) from None
-
-    return called
-
-
-@_on_users_line
+@on_users_line
 def source(
     name: str,
     connector: Connector,
@@ -97,13 +67,13 @@ class Flow:
 
     def __init__(self, name: str) -> None:
         if not name:
-            raise FlowError("a flow needs a name", where=_where())
+            raise FlowError("a flow needs a name", where=users_line())
         self.name = name
         self.materialized: list[plan.Materialize] = []
         self.views: list[plan.View] = []
         self._sources: dict[str, Source] = {}
 
-    @_on_users_line
+    @on_users_line
     def read(self, source: Source) -> Stream:
         """All events of a source, with the columns of its schema."""
         if not isinstance(source, Source):
@@ -111,15 +81,15 @@ class Flow:
         if self._sources.setdefault(source.name, source) != source:
             raise FlowError(f"there are two different sources named {source.name!r}; give one another name")
         columns = {c.name: c.type for c in source.schema.columns}
-        return Stream(self, plan.Read(_where(), columns, None, source))
+        return Stream(self, plan.Read(users_line(), columns, None, source))
 
-    @_on_users_line
+    @on_users_line
     def view(self, name: str, sql: str) -> Flow:
         """A plain SQL view over the flow's materialised views, computed when it is queried."""
         self._free(name)
         tables = {m.name: dict(m.columns) for m in self.materialized} | {v.name: dict(v.columns) for v in self.views}
         columns = binder().bind_query(sql, tables)
-        self.views.append(plan.View(name, sql.strip().rstrip(";"), _where(), columns))
+        self.views.append(plan.View(name, sql.strip().rstrip(";"), users_line(), columns))
         return self
 
     @property
@@ -173,14 +143,14 @@ class Stream:
             )
         return self._node
 
-    @_on_users_line
+    @on_users_line
     def filter(self, sql: str) -> Stream:
         """Keep the rows for which a SQL condition is true (not false, not NULL)."""
         node = self._open("filter")
         binder().bind_filter(sql, node.columns)
-        return self._then(plan.Filter(_where(), node.columns, node, sql))
+        return self._then(plan.Filter(users_line(), node.columns, node, sql))
 
-    @_on_users_line
+    @on_users_line
     def select(self, *names: str, **items: str) -> Stream:
         """Only these columns: names of present ones, then ``name="sql"``. Event time, id and key travel on regardless."""
         node = self._open("select")
@@ -190,18 +160,18 @@ class Stream:
         for name in names:
             _column(name, node.columns, "select")
         columns = self._bind(wanted, node, "select")
-        return self._then(plan.Select(_where(), columns, node, tuple(wanted.items())))
+        return self._then(plan.Select(users_line(), columns, node, tuple(wanted.items())))
 
-    @_on_users_line
+    @on_users_line
     def derive(self, **items: str) -> Stream:
         """Add columns, or replace present ones, by SQL over the columns there are."""
         node = self._open("derive")
         if not items:
             raise FlowError("derive() needs at least one column, such as derive(total='price * quantity')")
         columns = node.columns | self._bind(items, node, "derive")
-        return self._then(plan.Derive(_where(), columns, node, tuple(items.items())))
+        return self._then(plan.Derive(users_line(), columns, node, tuple(items.items())))
 
-    @_on_users_line
+    @on_users_line
     def drop(self, *names: str) -> Stream:
         """All columns but these."""
         node = self._open("drop")
@@ -210,9 +180,9 @@ class Stream:
         columns = {n: t for n, t in node.columns.items() if n not in names}
         if not names or not columns:
             raise FlowError("drop() needs the names of some columns, and must leave at least one")
-        return self._then(plan.Drop(_where(), columns, node, names))
+        return self._then(plan.Drop(users_line(), columns, node, names))
 
-    @_on_users_line
+    @on_users_line
     def explode(self, column: str) -> Stream:
         """One row for each element of a list column; none for an empty or NULL list."""
         node = self._open("explode")
@@ -220,9 +190,9 @@ class Stream:
         if not kind.endswith("]"):
             raise FlowError(f"explode({column!r}) needs a list, this column is a {kind}")
         element = kind[: kind.rindex("[")]
-        return self._then(plan.Explode(_where(), node.columns | {column: element}, node, column))
+        return self._then(plan.Explode(users_line(), node.columns | {column: element}, node, column))
 
-    @_on_users_line
+    @on_users_line
     def map_batches(self, fn: Callable[[Any], Any], schema: Mapping[str, str] | str | Path) -> Stream:
         """Row-local Python, for what SQL cannot say: ``fn`` takes a ``pyarrow.Table`` and returns one of as many rows.
 
@@ -234,9 +204,9 @@ class Stream:
             raise FlowError("map_batches() takes a function of a pyarrow.Table")
         declared = Schema.declare(schema)
         columns = {c.name: c.type for c in declared.columns}
-        return self._then(plan.MapBatches(_where(), columns, node, fn, declared))
+        return self._then(plan.MapBatches(users_line(), columns, node, fn, declared))
 
-    @_on_users_line
+    @on_users_line
     def deduplicate(
         self, by: str | Sequence[str] | None = None, *, within: str | timedelta | None = None
     ) -> Stream:
@@ -260,9 +230,9 @@ class Stream:
         if within is not None and node.source.time is None:
             raise FlowError(f"within is measured in event time, but source {node.source.name!r} has no time=")
         distance = None if within is None else duration(within, "within")
-        return self._then(plan.Deduplicate(_where(), node.columns, node, columns, distance))
+        return self._then(plan.Deduplicate(users_line(), node.columns, node, columns, distance))
 
-    @_on_users_line
+    @on_users_line
     def window(self, window: Window, *, by: str | Sequence[str] = ()) -> Grouped:
         """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows."""
         node = self._open("window")
@@ -276,13 +246,13 @@ class Stream:
                 raise FlowError(f"{taken} is a column of every windowed result; derive() the group column another name")
         return Grouped(self._flow, node, window, keys)
 
-    @_on_users_line
+    @on_users_line
     def group_by(self, *by: str) -> Grouped:
         """Group rows by columns, without a window; ``aggregate`` follows. One group of all rows without columns."""
         node = self._open("group_by")
         return Grouped(self._flow, node, None, _columns(by, node.columns, "group_by") if by else ())
 
-    @_on_users_line
+    @on_users_line
     def latest(self, by: str | Sequence[str] | None = None) -> Stream:
         """The last row of each key: latest event time; on ties the later partition name, then position.
 
@@ -295,15 +265,15 @@ class Stream:
             if key is None:
                 raise FlowError(f"latest() needs by=, or key= in the declaration of source {node.source.name!r}")
             by = key
-        return self._then(plan.Latest(_where(), node.columns, node, _columns(by, node.columns, "latest by")))
+        return self._then(plan.Latest(users_line(), node.columns, node, _columns(by, node.columns, "latest by")))
 
-    @_on_users_line
+    @on_users_line
     def materialize(self, name: str) -> Stream:
         """Keep the rows, or the aggregates, as a view of this name in the store."""
         if isinstance(self._node, plan.Materialize):
             raise FlowError("this stream is materialized already")
         self._flow._free(name)
-        node = plan.Materialize(_where(), self._node.columns, self._node, name)
+        node = plan.Materialize(users_line(), self._node.columns, self._node, name)
         self._flow.materialized.append(node)
         return self
 
@@ -320,7 +290,7 @@ class Grouped:
     def __init__(self, flow: Flow, node: Node, window: Window | None, by: tuple[str, ...]) -> None:
         self._flow, self._node, self._window, self._by = flow, node, window, by
 
-    @_on_users_line
+    @on_users_line
     def aggregate(self, **aggregates: str) -> Stream:
         """``name="sql"`` with any of DuckDB's aggregates that can be kept incrementally, ``FILTER`` included.
 
@@ -340,12 +310,12 @@ class Grouped:
         columns |= {a.name: a.type for a in found}
         if window is not None:
             columns["final"] = "BOOLEAN"
-        return Stream(self._flow, plan.Aggregated(_where(), columns, node, window, self._by, found))
+        return Stream(self._flow, plan.Aggregated(users_line(), columns, node, window, self._by, found))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        raise FlowError(f"{name}() cannot follow window() or group_by(); aggregate(name='sql') must", where=_where())
+        raise FlowError(f"{name}() cannot follow window() or group_by(); aggregate(name='sql') must", where=users_line())
 
 
 def _window_type(source: Source) -> str:

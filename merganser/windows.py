@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from merganser.clock import duration, show_duration
-from merganser.errors import FlowError
+from merganser.errors import FlowError, on_users_line
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +34,7 @@ class Window:
         return f"({time} - (({time} % {self.every}) + {self.every}) % {self.every})"
 
 
+@on_users_line
 def tumbling(size: str | timedelta) -> Window:
     """Windows that follow each other without overlap: each event belongs to exactly one.
 
@@ -43,6 +44,7 @@ def tumbling(size: str | timedelta) -> Window:
     return Window(us, us)
 
 
+@on_users_line
 def hopping(size: str | timedelta, *, every: str | timedelta) -> Window:
     """Windows of ``size`` that begin every ``every`` and overlap: an event belongs to about ``size / every`` of them."""
     us, step = _positive(size, "window size"), _positive(every, "every")

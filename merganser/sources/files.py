@@ -18,7 +18,7 @@ from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.columnar import ColumnarCodec
 from merganser.codecs.csv import CsvCodec
 from merganser.codecs.json import JsonCodec
-from merganser.errors import FlowError, SourceError, UsageError
+from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import Schema
 from merganser.sources import Position
 from merganser.sources.columnar import ColumnarFile
@@ -42,6 +42,7 @@ FORMATS: dict[str, tuple[str, Callable[[Schema], Codec]]] = {
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
+@on_users_line
 def files(
     path: str | Path | Sequence[str | Path],
     *,

@@ -11,6 +11,7 @@ import duckdb
 import pytest
 
 import merganser as mg
+from merganser.sql import quote
 from tests.flows import balanced, event, rows, source
 
 EVENTS = [event(f"e{i}", i * 20, "ab"[i % 2], i) for i in range(30)]
@@ -27,7 +28,7 @@ def _flow(*, n: str = "count(*)", second: bool = False, connector=None) -> mg.Fl
 
 def _dump(store: Path) -> dict[str, list]:
     tables = rows(store, "SELECT schema_name || '.' || table_name FROM duckdb_tables() ORDER BY 1")
-    return {t: rows(store, f"SELECT * FROM {'.'.join(map(repr, t.split('.'))).replace(chr(39), chr(34))} ORDER BY ALL") for (t,) in tables}
+    return {t: rows(store, f"SELECT * FROM {'.'.join(map(quote, t.split('.')))} ORDER BY ALL") for (t,) in tables}
 
 
 def test_nothing_new_changes_nothing(tmp_path: Path) -> None:
@@ -49,7 +50,8 @@ def test_a_new_view_is_filled_from_the_start(tmp_path: Path) -> None:
     assert "second" in report.notes[0]
     assert rows(store, "SELECT key, total FROM second ORDER BY key") == [("a", sum(range(0, 30, 2))), ("b", sum(range(1, 30, 2)))]
     assert rows(store, "SELECT sum(n) FROM first") == [(30,)]
-    assert rows(store, "SELECT view, sum(read) FROM merganser.commits GROUP BY view ORDER BY view") == [("first", 30), ("second", 30)]
+    read = rows(store, "SELECT view, sum(read) FROM merganser.commits GROUP BY view ORDER BY view")
+    assert read == [("first", 30), ("second", 30)]
     mg.run([_flow(second=True, connector=connector)], store)
     balanced(store)
 
@@ -136,7 +138,7 @@ def test_plain_sql_views(tmp_path: Path) -> None:
     flow = _flow(second=True)
     flow.view("big", "SELECT * FROM second WHERE total > 200")
     mg.run([flow], store)
-    assert rows(store, "SELECT key FROM big") == [("a",), ("b",)] or rows(store, "SELECT key FROM big") == [("b",)]
+    assert rows(store, "SELECT key, total FROM big ORDER BY key") == [("a", 210), ("b", 225)]
     with pytest.raises(mg.FlowError, match="nowhere"):
         flow.view("other", "SELECT * FROM nowhere")
 

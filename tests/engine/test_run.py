@@ -99,7 +99,8 @@ def test_a_signal_stops_with_everything_committed(number: signal.Signals, tmp_pa
 
 
 def test_event_times_that_cannot_be(tmp_path: Path) -> None:
-    events = [event("a", 0), event("b", 1) | {"at": "2999-01-01"}, event("c", 2) | {"at": None}, event("d", 3) | {"at": "-infinity"}]
+    events = [event("a", 0)]
+    events += [event(id, 1) | {"at": when} for id, when in (("b", "2999-01-01"), ("c", None), ("d", "-infinity"))]
     flow = mg.Flow("f")
     flow.read(source(events)).window(mg.tumbling("1 hour")).aggregate(n="count(*)").materialize("v")
     mg.run([flow], tmp_path / "s.duckdb")

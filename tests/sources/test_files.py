@@ -95,7 +95,8 @@ def test_records_that_are_too_long(limit: int, tmp_path: Path) -> None:
     [(reason, line, byte, raw)] = _dead(tmp_path)
     assert (reason, line, byte) == ("too long", 2, len(_lines(1)))
     assert long.startswith(raw)
-    [(at, lines)] = rows(tmp_path / "s.duckdb", "SELECT position::JSON->>'$.at.byte', position::JSON->>'$.at.line' FROM merganser.positions")
+    sql = "SELECT position::JSON->>'$.at.byte', position::JSON->>'$.at.line' FROM merganser.positions"
+    [(at, lines)] = rows(tmp_path / "s.duckdb", sql)
     assert (int(at), int(lines)) == ((tmp_path / "a.jsonl").stat().st_size, 4)
 
 
