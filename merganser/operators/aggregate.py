@@ -47,7 +47,7 @@ class AggregateStep:
         assert self.node.input is not None
         columns = ", ".join(f"NULL::{type} AS {quote(n)}" for n, type in self.node.input.columns.items())
         con.execute(f"CREATE OR REPLACE TEMP VIEW _typed AS SELECT {columns}, 0::BIGINT AS _w")
-        con.execute(f"CREATE TABLE {self.open} AS {self._reduced('_typed', 'false', counted=False)}")
+        con.execute(f"CREATE TABLE {self.open} AS {self._reduced('_typed', 'false')}")
         for call, table in self.values.items():
             con.execute(f"CREATE TABLE {table} AS {self._valued(call, '_typed', 'false')}")
         if self.node.window:
@@ -74,11 +74,9 @@ class AggregateStep:
         each = f"(SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
         return each, f"_w + {window.size} > _time AND _wm < _w + {window.size}"
 
-    def _reduced(self, relation: str, condition: str, *, counted: bool = True) -> str:
-        """One row a group: its states, and ``_n`` rows."""
+    def _reduced(self, relation: str, condition: str) -> str:
+        """One row a group: its states."""
         items = [*self.keys, *(f"{call.sql} EXPORT_STATE AS {name}" for call, name in self.states.items())]
-        if counted:
-            items.append("count(*) AS _n")
         return f"SELECT {', '.join(items)} FROM {relation} WHERE {condition} GROUP BY {', '.join(self.keys)}"
 
     def _valued(self, call: Call, relation: str, condition: str) -> str:
@@ -101,14 +99,23 @@ class AggregateStep:
             )
             nothing = f"(SELECT {call.finish} FROM {table} WHERE false)"
             finished[call] = f"coalesce(v{i}._f, {nothing})"
-        groups_by = {name: f"g.{quote(name)}" for name in self.node.by}
+        return f"SELECT {self._items(finished, 'g.')} FROM (SELECT * FROM {groups} WHERE {condition}) g{joins}"
+
+    def _direct(self, relation: str, condition: str) -> str:
+        """The user's columns straight from all rows of some groups."""
+        calls = {call: call.sql for call in (*self.states, *self.values)}
+        return f"SELECT {self._items(calls, '')} FROM {relation} WHERE {condition} GROUP BY {', '.join(self.keys)}"
+
+    def _items(self, calls: dict[Call, str], prefix: str) -> str:
+        """The user's columns, given SQL for each call; ``prefix`` is put before group columns."""
+        groups_by = {name: f"{prefix}{quote(name)}" for name in self.node.by}
         if self.node.window:
             kind = self.node.columns["window_start"]
-            groups_by["window_start"] = f"make_timestamp(g._w)::{kind}"
-            groups_by["window_end"] = f"make_timestamp(g._w + {self.node.window.size})::{kind}"
+            groups_by["window_start"] = f"make_timestamp({prefix}_w)::{kind}"
+            groups_by["window_end"] = f"make_timestamp({prefix}_w + {self.node.window.size})::{kind}"
         items = [f"{sql} AS {quote(name)}" for name, sql in groups_by.items()]
-        items += [f"({a.finished(finished, groups_by)})::{a.type} AS {quote(a.name)}" for a in self.node.aggregates]
-        return f"SELECT {', '.join(items)} FROM (SELECT * FROM {groups} WHERE {condition}) g{joins}"
+        items += [f"({a.finished(calls, groups_by)})::{a.type} AS {quote(a.name)}" for a in self.node.aggregates]
+        return ", ".join(items)
 
     def view_sql(self) -> str:
         names = [quote(name) for name in self.node.columns if not (self.node.window and name == "final")]
@@ -133,9 +140,11 @@ class AggregateStep:
         if rows is not None and rows.count:
             outcome = self._late(con, rows, epoch)
             relation, on_time = self._windowed(rows.relation)
+            whole = self._whole(con, rows, epoch)
+            if whole is not None:
+                con.execute(f"INSERT INTO {self.closed} {self._direct(relation, f'{on_time} AND {whole}')}")
+                on_time += f" AND NOT ({whole})"
             con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
-            if not self.node.exploded and (self.node.window is None or self.node.window.overlap == 1):
-                outcome.applied = int(one(con, "SELECT coalesce(sum(_n), 0)::BIGINT FROM _new"))
             for call, table in self.values.items():
                 self._count_values(con, call, table, relation, on_time)
             self._merge(con, epoch)
@@ -159,6 +168,27 @@ class AggregateStep:
             )
         return Outcome(applied=rows.count - count, late=count)
 
+    def _whole(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> str | None:
+        """SQL for the windows that begin and end in this epoch; None if there are none.
+
+        When much is read at once, they are most of all, and need no states: each is finished straight from its rows.
+        """
+        before = self._ended(epoch)
+        if before is None or self.node.window is None:
+            return None
+        first = int(rows.table["_time"].to_numpy().min())
+        if first - self.node.window.size >= before:
+            return None
+        begun = con.execute(f"SELECT DISTINCT _w FROM {self.open} WHERE _w <= {before}").fetchall()
+        others = ", ".join(str(w) for (w,) in begun)
+        return f"(_w <= {before}{f' AND _w NOT IN ({others})' if others else ''})"
+
+    def _ended(self, epoch: Epoch) -> int | None:
+        """The last window's start that the watermark has passed the end of."""
+        if self.node.window is None or epoch.watermarks.closing == MIN_TIME:
+            return None
+        return epoch.watermarks.closing - self.node.window.size
+
     def _merge(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
         """Combine the states in ``_new`` with those of the same groups, and put them where they belong."""
         keys, names = ", ".join(f"n.{k}" for k in self.keys), [*self.keys, *self.states.values()]
@@ -169,8 +199,8 @@ class AggregateStep:
         )
         con.execute(f"DELETE FROM {self.open} WHERE rowid IN (SELECT _old FROM _merged WHERE _old IS NOT NULL)")
         still = "true"
-        if self.node.window and epoch.watermarks.closing > MIN_TIME:
-            before = epoch.watermarks.closing - self.node.window.size
+        before = self._ended(epoch)
+        if before is not None:
             con.execute(f"INSERT INTO {self.closed} {self._finished('_merged', f'_w <= {before}')}")
             still = f"_w > {before}"
         con.execute(f"INSERT INTO {self.open} SELECT {', '.join(names)} FROM _merged WHERE {still}")
@@ -178,9 +208,10 @@ class AggregateStep:
 
     def _close(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
         """Move the windows that the watermark has passed from the open table to the closed one."""
-        if self.node.window is None or epoch.watermarks.closing == MIN_TIME:
+        before = self._ended(epoch)
+        if before is None:
             return
-        ended = f"_w <= {epoch.watermarks.closing - self.node.window.size}"
+        ended = f"_w <= {before}"
         con.execute(f"INSERT INTO {self.closed} {self._finished(self.open, ended)}")
         for table in (self.open, *self.values.values()):
             con.execute(f"DELETE FROM {table} WHERE {ended}")

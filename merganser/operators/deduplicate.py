@@ -30,9 +30,13 @@ SWEEP = 262_144
 def hash_sql(node: Deduplicate, partition: str) -> str:
     """SQL for the 64-bit hash of a row's id in its partition (``partition``: SQL for its name), under a name of its own.
 
-    Workers compute it where nothing stateful stands before.
+    Workers compute it where nothing stateful stands before. It is never stored: another DuckDB may hash otherwise.
     """
-    return f"hash({', '.join(quote(c) for c in node.by)}, {partition}::VARCHAR) AS {hash_name(node)}"
+    return f"{_hash([quote(c) for c in node.by], partition)} AS {hash_name(node)}"
+
+
+def _hash(ids: list[str], partition: str) -> str:
+    return f"hash({', '.join(ids)}, {partition}::VARCHAR)"
 
 
 def hash_name(node: Deduplicate) -> str:
@@ -40,13 +44,16 @@ def hash_name(node: Deduplicate) -> str:
 
 
 class DeduplicateStep:
-    """Keeps one table: ``(_part, ids…, _time, _hash)`` of the accepted rows that can still have duplicates."""
+    """Keeps ``(_p, ids…, _time)`` of the accepted rows that can still have duplicates; a second table names the ``_p``."""
 
     def __init__(self, node: Deduplicate, table: str) -> None:
         self.node = node
         self.table = f"{STATE}.{quote(table)}"
+        self.partitions = f"{STATE}.{quote(table + '_partitions')}"
         self.hash = hash_name(node)
         self.ids = [f"_{i}" for i in range(len(node.by))]
+        self._numbers: dict[str, int] = {}
+        """``_p`` of each partition: a name in each row would cost a quarter of the whole insert."""
         self._sets: dict[str, HashSet] = {}
         self._segments: dict[str, list[tuple[int, int]]] = {}
         """By partition: (newest time, rows) of what each epoch accepted, to know how much has expired."""
@@ -55,10 +62,11 @@ class DeduplicateStep:
         assert self.node.input is not None
         columns = self.node.input.columns | {"_id": self._hidden_type("id"), "_key": self._hidden_type("key")}
         types = [(name, columns[column]) for name, column in zip(self.ids, self.node.by)]
-        # Ids are nearly all distinct and hashes random: looking for a compression costs most of an insert, for nothing.
+        # Ids are nearly all distinct: looking for a compression costs most of an insert, for nothing.
         raw = " USING COMPRESSION uncompressed"
         ids = ", ".join(f"{name} {kind}{'' if kind.endswith((']', ')')) else raw}" for name, kind in types)
-        con.execute(f"CREATE TABLE {self.table} (_part VARCHAR{raw}, {ids}, _time BIGINT{raw}, {HASH} UBIGINT{raw})")
+        con.execute(f"CREATE TABLE {self.table} (_p INTEGER{raw}, {ids}, _time BIGINT{raw})")
+        con.execute(f"CREATE TABLE {self.partitions} (_p INTEGER, partition VARCHAR)")
 
     def _hidden_type(self, role: str) -> str:
         source = self.node.source
@@ -66,52 +74,71 @@ class DeduplicateStep:
         return source.schema[column].type if column else "VARCHAR"
 
     def drop(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute(f"DROP TABLE IF EXISTS {self.table}")
+        con.execute(f"DROP TABLE IF EXISTS {self.table}; DROP TABLE IF EXISTS {self.partitions}")
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        for (part,) in con.execute(f"SELECT DISTINCT _part FROM {self.table}").fetchall():
-            kept = con.sql(f"SELECT {HASH}, _time FROM {self.table} WHERE _part = {literal(part)}").to_arrow_table()
-            newest = pc.max(kept["_time"]).as_py()
-            self._set(part).add(kept[HASH].to_numpy(), newest)
-            self._segments[part] = [(newest, len(kept))]
+        numbers = con.execute(f"SELECT partition, _p FROM {self.partitions}").fetchall()
+        self._numbers = dict(numbers)
+        for part, number in numbers:
+            hashed = _hash(self.ids, literal(part))
+            kept = con.sql(f"SELECT {hashed} AS h, _time FROM {self.table} WHERE _p = {number}").to_arrow_table()
+            if len(kept):
+                newest = pc.max(kept["_time"]).as_py()
+                self._set(part).add(kept["h"].to_numpy(), newest)
+                self._segments[part] = [(newest, len(kept))]
 
     def _set(self, part: str) -> HashSet:
         return self._sets.setdefault(part, HashSet())
 
+    def _number(self, con: duckdb.DuckDBPyConnection, part: str) -> int:
+        if part not in self._numbers:
+            self._numbers[part] = len(self._numbers)
+            con.execute(f"INSERT INTO {self.partitions} VALUES (?, ?)", [self._numbers[part], part])
+        return self._numbers[part]
+
     def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> tuple[Rows, Outcome]:
         """The rows that are no duplicates."""
         faults.point("step.deduplicate")
-        if self.hash not in rows.table.column_names:
+        table, condition = rows.table, rows.condition
+        if self.hash not in table.column_names:
             table = con.sql(f"SELECT *, {hash_sql(self.node, PART)} FROM {rows.relation}").to_arrow_table()
-            rows = Rows(rows.name, table, None, rows.count)
-        asked = None if rows.condition is None else rows.table[rows.condition].to_numpy()
-        keep = self._first(con, rows.table, asked)
-        if keep.all():
-            kept = Rows(rows.name, rows.table, None, rows.count)
-            con.register(rows.name, rows.table)
-        else:
-            names = [n for n in rows.table.column_names if n != KEEP]
-            table = rows.table.select(names).append_column(KEEP, pa.array(keep))
-            con.register(rows.name, table)
-            kept = Rows(rows.name, table, KEEP, 0)
-            kept.count = int(one(con, f"SELECT {events(self.node, rows.name, KEEP)}"))
+            condition = None
+        runs = _runs(table)
+        numbers = np.repeat(np.array([self._number(con, part) for part, _, _ in runs], np.int32), [n for _, _, n in runs])
+        table = table.append_column("_p", pa.array(numbers))
+        asked = None if condition is None else table[condition].to_numpy()
+        keep = self._first(con, table, runs, asked)
+        names = [n for n in table.column_names if n not in (KEEP, self.hash, "_p")]
+        left = table.select(names)
+        condition = None
+        if not keep.all():
+            condition = KEEP
+            left = left.append_column(KEEP, pa.array(keep))
+            table = table.select([n for n in table.column_names if n != KEEP]).append_column(KEEP, pa.array(keep))
+        con.register(rows.name, table)
+        kept = Rows(rows.name, left, condition, int(keep.sum()))
+        if self.node.exploded:
+            kept.count = int(one(con, f"SELECT {events(self.node, kept.relation)}"))
         ids = ", ".join(quote(c) for c in self.node.by)
-        con.execute(f"INSERT INTO {self.table} SELECT {PART}, {ids}, _time, {self.hash} FROM {kept.relation}")
-        self._sweep(con, rows.table, keep, epoch)
+        con.execute(f"INSERT INTO {self.table} SELECT _p, {ids}, _time FROM {kept.relation}")
+        self._sweep(con, runs, table, keep, epoch)
+        con.register(rows.name, left)
         return kept, Outcome(applied=kept.count, duplicate=rows.count - kept.count)
 
-    def _first(self, con: duckdb.DuckDBPyConnection, table: pa.Table, asked: Mask | None) -> Mask:
+    def _first(
+        self, con: duckdb.DuckDBPyConnection, table: pa.Table, runs: list[tuple[str, int, int]], asked: Mask | None
+    ) -> Mask:
         """A mask of the rows that are no duplicates, among those asked about."""
-        hashes = table[self.hash].to_numpy()
-        times = table["_time"].to_numpy()
+        hashes, times = table[self.hash].to_numpy(), table["_time"].to_numpy()
         seen = np.zeros(len(table), np.bool_)
-        for part, start, count in _runs(table):
+        for part, start, count in runs:
             span = slice(start, start + count)
+            newest = int(times[span].max())
             if asked is None:
-                seen[span] = self._set(part).add(hashes[span], int(times[span].max()))
+                seen[span] = self._set(part).add(hashes[span], newest)
             else:
                 rows = start + np.flatnonzero(asked[span])
-                seen[rows] = self._set(part).add(hashes[rows], int(times[span].max()))
+                seen[rows] = self._set(part).add(hashes[rows], newest)
         keep = ~seen if asked is None else asked & ~seen
         if seen.any():
             self._settle(con, table, seen, keep)
@@ -123,16 +150,18 @@ class DeduplicateStep:
         ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's table.
         """
         rows = np.flatnonzero(seen)
-        now = table.take(pa.array(rows))
+        # Not take(), which would put all ids together first.
+        now = table.select([*dict.fromkeys(self.node.by), "_p", "_time", "_wm", self.hash]).filter(pa.array(seen))
         con.register("_now", now.append_column("_row", pa.array(rows)))
         columns = ", ".join(f"{quote(c)} AS {n}" for n, c in zip(self.ids, self.node.by))
         names = ", ".join(self.ids)
+        equal = " AND ".join(f"s.{n} IS NOT DISTINCT FROM n.{n}" for n in ("_p", *self.ids))
+        stored = ", ".join(f"s.{n}" for n in self.ids)
         # Rows of earlier epochs come first, with _row = -1.
         found = con.sql(
-            f"SELECT * FROM (SELECT _part::VARCHAR AS _part, {names}, -1 AS _row, _time, 0 AS _wm, {HASH} FROM {self.table}"
-            f" SEMI JOIN (SELECT {self.hash} AS {HASH} FROM _now) USING ({HASH})"
-            f" UNION ALL SELECT {PART}::VARCHAR, {columns}, _row, _time, _wm, {self.hash} FROM _now)"
-            f" ORDER BY {HASH}, _row"
+            f"WITH n AS (SELECT _p, {columns}, _row, _time, _wm, {self.hash} AS {HASH} FROM _now)"
+            f" SELECT * FROM (SELECT s._p, {stored}, -1 AS _row, s._time, 0 AS _wm, {HASH} FROM {self.table} s"
+            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} UNION ALL FROM n) ORDER BY {HASH}, _row"
         ).to_arrow_table()
         con.unregister("_now")
         hashes, row = found[HASH].to_numpy(), found["_row"].to_numpy()
@@ -143,7 +172,7 @@ class DeduplicateStep:
         within = self.node.within
         # The usual case, all at once: the group is one id, and each other row a duplicate of its first.
         same = np.ones(len(hashes), np.bool_)
-        for name in ("_part", *self.ids):
+        for name in ("_p", *self.ids):
             column = found[name].combine_chunks()
             same &= pc.fill_null(pc.equal(column, column.take(pa.array(first))), False).to_numpy(zero_copy_only=False)
         usual = same & (row >= 0)
@@ -157,7 +186,7 @@ class DeduplicateStep:
         for g in odd.tolist():
             end = begins[g + 1] if g + 1 < len(begins) else len(hashes)
             span = range(int(begins[g]), int(end))
-            ids = list(zip(*(found[name].slice(span.start, len(span)).to_pylist() for name in ("_part", *self.ids))))
+            ids = list(zip(*(found[name].slice(span.start, len(span)).to_pylist() for name in ("_p", *self.ids))))
             accepted: dict[tuple[object, ...], list[int]] = {}
             for i, key in zip(span, ids):
                 earlier = accepted.setdefault(key, [])
@@ -169,12 +198,15 @@ class DeduplicateStep:
                 if row[i] >= 0:
                     keep[row[i]] = is_first
 
-    def _sweep(self, con: duckdb.DuckDBPyConnection, table: pa.Table, keep: Mask, epoch: Epoch) -> None:
+    def _sweep(
+        self, con: duckdb.DuckDBPyConnection, runs: list[tuple[str, int, int]], table: pa.Table, keep: Mask, epoch: Epoch
+    ) -> None:
         if self.node.within is None:
             return
-        for part, start, count in _runs(table):
-            times = table["_time"].slice(start, count).to_numpy()
-            self._segments.setdefault(part, []).append((int(times.max()), int(keep[start : start + count].sum())))
+        times = table["_time"].to_numpy()
+        for part, start, count in runs:
+            span = slice(start, start + count)
+            self._segments.setdefault(part, []).append((int(times[span].max()), int(keep[span].sum())))
             watermark = epoch.watermarks.partitions.get(part, MIN_TIME)
             if watermark == MIN_TIME:
                 continue
@@ -182,7 +214,7 @@ class DeduplicateStep:
             segments = self._segments[part]
             expired = sum(n for newest, n in segments if newest < before)
             if expired >= SWEEP and 2 * expired > sum(n for _, n in segments):
-                con.execute(f"DELETE FROM {self.table} WHERE _part = {literal(part)} AND _time < {before}")
+                con.execute(f"DELETE FROM {self.table} WHERE _p = {self._numbers[part]} AND _time < {before}")
                 self._set(part).forget(before)
                 self._segments[part] = [s for s in segments if s[0] >= before]
 

@@ -1,9 +1,10 @@
-"""A set of hashes that forgets: sorted runs, merged as they grow (O'Neil et al., "The LSM-tree", 1996).
+"""A set of hashes that forgets: sorted runs behind a bitmap.
 
 It answers "surely new" or "perhaps seen"; the caller settles the second by comparing ids. So 32 of a hash's 64 bits are
-enough, which halves the memory and the time: four bytes an id, and in plain numpy about 14 million ids a second against
-600,000 live ones. (A compiled open-addressing table does 40 million, but its compiler costs every start of a flow more
-than a second and every installation 150 MB.)
+enough. New hashes are sorted once, which makes everything after it a walk through memory: neighbours that are equal
+repeat each other, the bitmap (a byte for each value of their first bits) says of most others that they are new, and only
+the rest is searched for in the runs. (A compiled open-addressing table is no faster in a flow, and its compiler costs
+every start more than a second and every installation 150 MB.)
 """
 
 from __future__ import annotations
@@ -15,12 +16,25 @@ U64 = npt.NDArray[np.uint64]
 U32 = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
+RUNS = 32
+"""More runs than this are merged, the newest first."""
+
+BITS = range(16, 28)
+"""How many first bits the bitmap tells apart: 64 KB to 128 MB of it."""
+
+SPARSE = 4
+"""Bytes of the bitmap for each hash that was put in, at least; so about one new hash in six is searched for."""
+
 
 class HashSet:
     """Hashes in sorted runs, each with the newest event time in it (int64 microseconds)."""
 
     def __init__(self) -> None:
         self._runs: list[tuple[U32, int]] = []
+        self._map = np.zeros(1 << BITS[0], np.bool_)
+        self._shift = np.uint32(32 - BITS[0])
+        self._drawn = 0
+        """How many hashes are in the bitmap; those that were forgotten stay on until it is drawn anew."""
 
     def __len__(self) -> int:
         return sum(len(run) for run, _ in self._runs)
@@ -29,36 +43,60 @@ class HashSet:
         """Put hashes in. True where one may have been in before, or stands more than once in ``hashes``."""
         short = (hashes >> np.uint64(32)).astype(np.uint32)
         run = np.sort(short)
-        met = [run[1:][run[1:] == run[:-1]], *(_common(run, older) for older, _ in self._runs)]
+        maybe = run[self._map[run >> self._shift]]
+        met = [run[1:][run[1:] == run[:-1]], *(maybe[_equal(maybe, older)] for older, _ in self._runs)]
         self._runs.append((run, newest))
-        while len(self._runs) > 1 and len(self._runs[-2][0]) < 2 * len(self._runs[-1][0]):
-            (a, a_newest), (b, b_newest) = self._runs.pop(), self._runs.pop()
-            # A stable sort finds that this is two sorted runs, and merges them.
-            self._runs.append((np.sort(np.concatenate([b, a]), kind="stable"), max(a_newest, b_newest)))
+        if len(self._runs) > RUNS:
+            self._merge()
+        room = len(self._map) // SPARSE if len(self._map) < 1 << BITS[-1] else 2 * len(self)
+        if self._drawn + len(run) > room:
+            self._draw()
+        else:
+            self._mark(run)
         return _members(short, np.unique(np.concatenate(met)))
 
     def forget(self, before: int) -> None:
         """Take out hashes whose times are all below ``before``; some may stay on, which costs only comparisons."""
         self._runs = [(run, newest) for run, newest in self._runs if newest >= before]
 
+    def _merge(self) -> None:
+        """Make few runs of many: pairs of the newest, until each is twice as long as the next."""
+        while len(self._runs) > 1 and (len(self._runs) > RUNS // 2 or len(self._runs[-2][0]) < 2 * len(self._runs[-1][0])):
+            (a, a_newest), (b, b_newest) = self._runs.pop(), self._runs.pop()
+            # A stable sort finds that this is two sorted runs, and merges them.
+            self._runs.append((np.sort(np.concatenate([b, a]), kind="stable"), max(a_newest, b_newest)))
 
-def _common(hashes: U32, run: U32) -> U32:
-    """Those of sorted ``hashes`` that are in a sorted run."""
-    return hashes[_equal(hashes, run)] if len(run) else hashes[:0]
+    def _draw(self) -> None:
+        """The bitmap anew, in the size that fits."""
+        bits = min(max((2 * SPARSE * len(self)).bit_length(), BITS[0]), BITS[-1])
+        if len(self._map) == 1 << bits:
+            self._map.fill(False)
+        else:
+            self._map = np.zeros(1 << bits, np.bool_)
+        self._shift = np.uint32(32 - bits)
+        self._drawn = 0
+        for run, _ in self._runs:
+            self._mark(run)
+
+    def _mark(self, run: U32) -> None:
+        self._map[run >> self._shift] = True
+        self._drawn += len(run)
 
 
 def _members(hashes: U32, few: U32) -> Mask:
-    """Which of ``hashes``, in any order, are among a few sorted ones: by their first 16 bits, then exactly."""
+    """Which of ``hashes``, in any order, are among a few sorted ones: by their first 22 bits, then exactly."""
     found = np.zeros(len(hashes), np.bool_)
     if len(few):
-        begins = np.zeros(1 << 16, np.bool_)
-        begins[few >> np.uint32(16)] = True
-        maybe = np.flatnonzero(begins[hashes >> np.uint32(16)])
+        begins = np.zeros(1 << 22, np.bool_)
+        begins[few >> np.uint32(10)] = True
+        maybe = np.flatnonzero(begins[hashes >> np.uint32(10)])
         found[maybe] = _equal(hashes[maybe], few)
     return found
 
 
 def _equal(hashes: U32, run: U32) -> Mask:
+    if not len(run):
+        return np.zeros(len(hashes), np.bool_)
     at = np.searchsorted(run, hashes)
     at[at == len(run)] = 0
     found: Mask = run[at] == hashes
