@@ -168,9 +168,8 @@ class Binder:
         statement = self._parsed("SELECT 1")
         statement["statements"][0]["node"]["select_list"] = [{**tree, "alias": ""}]
         with self._lock:
-            found = self._con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]).fetchone()
-        assert found is not None
-        return str(found[0]).removeprefix("SELECT ")
+            found = self._con.execute("SELECT json_deserialize_sql(?::JSON)", [json.dumps(statement)]).fetchall()
+        return str(found[0][0]).removeprefix("SELECT ")
 
     def check_pure(self, tree: Ast, sql: str, columns: Mapping[str, str], what: str) -> None:
         """Refuse what is no pure function of columns: subqueries, window functions, clocks, chance, unknown columns."""
@@ -234,22 +233,20 @@ class Binder:
         """The type of a query's first column; a FlowError is about ``sql``."""
         with self._lock:
             try:
-                found = self._con.execute(f"DESCRIBE {query}").fetchone()
+                found = self._con.execute(f"DESCRIBE {query}").fetchall()
             except duckdb.Error as error:
                 typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
                 raise FlowError(f"{what} {short(sql)}: {_tidy(error)}; the columns are: {typed}") from None
-        assert found is not None
-        return str(found[1])
+        return str(found[0][1])
 
     def _parsed(self, query: str) -> Ast:
         """DuckDB's tree of a query, or its ``error_message`` and ``position``."""
         with self._lock:
             try:
-                found = self._con.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchone()
+                found = self._con.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
             except duckdb.Error as error:  # such as a NUL in the text
                 return {"error_message": _tidy(error)}
-        assert found is not None
-        tree: Ast = json.loads(found[0])
+        tree: Ast = json.loads(found[0][0])
         return tree
 
 

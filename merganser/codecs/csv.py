@@ -99,7 +99,7 @@ class CsvCodec:
         items, bad = [], []
         for c in self._schema.columns:
             how, text = rule(c), f"t.{quote(c.name)}"
-            decoded = f"({text}::{how.decoded})"
+            decoded = f"TRY_CAST({text} AS {how.decoded})"
             value = f"TRY(({how.value.replace('{}', decoded)})::{c.type})"
             items.append(f"{value} AS {quote(c.name)}")
             bad.append(f"({text} IS NOT NULL AND {value} IS NULL)")
