@@ -68,8 +68,6 @@ def batch_of(job: str, path: Path) -> str:
 
 def measure(what: str, job: str, path: Path, folder: Path, workers: int) -> dict[str, float]:
     """One measurement, in this process: seconds, CPU seconds, peak memory in MB, MB of the store."""
-    import psutil
-
     store = folder / f"{job}.duckdb"
     small = folder / ("small" + path.suffix)
     if what == "merganser":
@@ -87,7 +85,7 @@ def measure(what: str, job: str, path: Path, folder: Path, workers: int) -> dict
     else:
         mg.run([flow], store, workers=workers)
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
-    peak = psutil.Process().memory_info().rss if os.name == "nt" else _peak()
+    peak = _peak()
     if what == "merganser":
         check(job, store, con, query)
     size = store.stat().st_size / 1e6 if store.exists() else 0.0
@@ -95,9 +93,9 @@ def measure(what: str, job: str, path: Path, folder: Path, workers: int) -> dict
 
 
 def _peak() -> int:
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Bytes of memory that this process held at most; not getrusage(), which counts its parent's before exec too."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def check(job: str, store: Path, con: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -11,6 +11,10 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoload_known_extensions": False,  # an ICU that loads itself would bring the machine's time zone into results
 }
 
+REFUSED = (duckdb.Error, UnicodeDecodeError)
+"""What a query raises for a value it cannot take. DuckDB's message may cut the value in the middle of a character, which
+Python then cannot decode."""
+
 
 @cache
 def _instance() -> duckdb.DuckDBPyConnection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from contextlib import suppress
 from pathlib import Path
 
 import duckdb
@@ -11,7 +12,7 @@ import pytest
 import merganser as mg
 from merganser.aggregates import analyse
 from merganser.codecs import Chunk, Place
-from merganser.codecs.json import JsonCodec
+from merganser.codecs.json import JsonCodec, Lines
 from merganser.schema import Schema
 
 
@@ -75,7 +76,7 @@ def test_a_schema_named_as_its_file_is_ambiguous(tmp_path: Path) -> None:
     """Why operator state is not in the schema ``merganser``: a view over it could not be read in merganser.duckdb."""
     with duckdb.connect(str(tmp_path / "merganser.duckdb")) as con:
         con.execute("CREATE SCHEMA merganser; CREATE TABLE merganser.main.x (a INTEGER)")
-        with pytest.raises(duckdb.BinderException, match="[Aa]mbiguous"):
+        with pytest.raises(duckdb.BinderException, match=r"[Aa]mbiguous"):
             con.execute("FROM merganser.x")
 
 
@@ -84,7 +85,7 @@ def test_a_time_without_zone_drops_the_zone_of_its_text(con: duckdb.DuckDBPyConn
     assert con.execute("SELECT '2026-01-01T00:00:00+02:00'::TIMESTAMP::VARCHAR").fetchall() == [("2026-01-01 00:00:00",)]
     schema = Schema.declare({"t": "TIMESTAMP"})
     line = b'{"t": "2026-01-01T00:00:00+02:00"}\n'
-    found = JsonCodec(schema).decode(Chunk("s", "0", 0, 1, Place("f", 0, 1), line, {}, len(line))).table["t"]
+    found = JsonCodec(schema).decode(Chunk("s", "0", 0, 1, Place("f", 0, 1), Lines.of(line), {}, len(line))).table["t"]
     assert found.to_pylist() == [datetime.datetime(2025, 12, 31, 22)]
 
 
@@ -94,3 +95,15 @@ def test_try_does_not_hold_what_stands_twice(con: duckdb.DuckDBPyConnection) -> 
     assert con.execute("SELECT TRY(n::DOUBLE) FROM t").fetchall() == [(None,)]
     with pytest.raises(duckdb.ConversionException):
         con.execute("SELECT TRY(n::DOUBLE = trunc(n::DOUBLE)) FROM t")
+
+
+def test_an_error_may_be_cut_in_the_middle_of_a_character(con: duckdb.DuckDBPyConnection) -> None:
+    """Why codecs and row-local verbs take UnicodeDecodeError for an error of the query too."""
+    texts = ["." * n + "\U0001f986" * 40 for n in range(4)]
+    payload = "".join(f'{{"n": "{text}"}}\n' for text in texts).encode()
+    with pytest.raises(UnicodeDecodeError):
+        for line in payload.decode().splitlines():
+            with suppress(duckdb.Error):
+                con.execute("SELECT json_transform_strict(?, ?)", [line, '{"n": "INTEGER"}'])
+    decoded = JsonCodec(Schema.declare({"n": "INTEGER"})).decode(Chunk("s", "0", 0, 4, Place("f", 0, 1), Lines.of(payload), {}, 1))
+    assert [r.reason for r in decoded.rejects] == ["wrong type"] * 4

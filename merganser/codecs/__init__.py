@@ -45,8 +45,8 @@ class Reject:
 class Chunk:
     """Some whole records of one partition, in order, not yet decoded.
 
-    ``payload`` is ``bytes`` (JSON, CSV) or a ``pa.Table`` (Parquet, Arrow). ``position`` is where to go on reading
-    after this chunk: plain JSON, understood by the reader that made it.
+    ``payload`` is what the codec takes: ``Lines`` (JSON), ``CsvPayload``, or a ``pa.Table`` (Parquet, Arrow).
+    ``position`` is where to go on reading after this chunk: plain JSON, understood by the reader that made it.
     """
 
     source: str

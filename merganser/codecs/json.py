@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import dataclass
 
 import duckdb
 import numpy as np
@@ -25,8 +26,40 @@ from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.values import SMALL, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
-from merganser.scratch import scratch
+from merganser.scratch import REFUSED, scratch
 from merganser.sql import literal, quote
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Some whole lines, and where each begins (int32), with the length of all as a last entry."""
+
+    data: memoryview
+    starts: npt.NDArray[np.int32]
+
+    @classmethod
+    def of(cls, data: bytes | memoryview, ends: npt.NDArray[np.int64] | None = None) -> Lines:
+        """Lines of bytes; ``ends``: where the line ends stand, if that is known. The last line may have none."""
+        if ends is None:
+            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
+        unfinished = len(data) > 0 and data[-1] != 10
+        starts = np.empty(len(ends) + 1 + unfinished, np.int32)
+        starts[0] = 0
+        starts[1 : len(ends) + 1] = ends + 1
+        if unfinished:
+            starts[-1] = len(data)
+        return cls(memoryview(data), starts)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, i: int) -> bytes:
+        """A line without its end."""
+        return bytes(self.data[self.starts[i] : self.starts[i + 1]]).rstrip(b"\r\n")
+
+    def arrow(self) -> pa.Array:
+        """The lines as an Arrow string array over the bytes themselves, line ends included."""
+        return pa.Array.from_buffers(pa.utf8(), len(self), [None, pa.py_buffer(self.starts), pa.py_buffer(self.data)])
 
 
 class JsonCodec:
@@ -49,13 +82,12 @@ class JsonCodec:
     # -- the codec ------------------------------------------------------------------------------------------------
 
     def decode(self, chunk: Chunk) -> Decoded:
-        payload: bytes = chunk.payload
-        lines, starts = _lines(payload)
-        assert len(lines) + len(chunk.rejects) == chunk.records
-        seqs = ordinals(chunk, len(lines))
-        broken: list[int] = []
-        if not payload.isascii():
-            lines, broken = _utf8(lines, payload, starts)
+        payload: Lines = chunk.payload
+        assert len(payload) + len(chunk.rejects) == chunk.records
+        seqs = ordinals(chunk, len(payload))
+        lines, broken = payload.arrow(), False
+        if np.frombuffer(payload.data, np.uint8).max(initial=0) > 127:
+            lines, broken = _utf8(payload)
         if not broken and not self._lenient:
             table = self._try_fast(lines)
             if table is not None:
@@ -64,19 +96,18 @@ class JsonCodec:
         # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
         self._lenient = self._lenient or len(rows) > len(lines) // 2
         rejects = [
-            self._reject(payload[starts[i] : starts[i + 1]], int(seqs[i]), place(chunk, int(starts[i]), i, int(seqs[i])))
+            self._reject(payload[i], int(seqs[i]), place(chunk, int(payload.starts[i]), i, int(seqs[i])))
             for i in np.setdiff1d(np.arange(len(lines)), rows).tolist()
         ]
         return Decoded(table.append_column(SEQ, pa.array(seqs[rows])), rejects)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
-        payload: bytes = chunk.payload
-        _, starts = _lines(payload)
-        numbers = ordinals(chunk, len(starts) - 1)
+        payload: Lines = chunk.payload
+        numbers = ordinals(chunk, len(payload))
         found = []
         for seq in seqs:
             i = int(np.searchsorted(numbers, seq))
-            found.append((place(chunk, int(starts[i]), i, seq), payload[starts[i] : starts[i + 1]].rstrip(b"\r\n")))
+            found.append((place(chunk, int(payload.starts[i]), i, seq), payload[i]))
         return found
 
     # -- queries --------------------------------------------------------------------------------------------------
@@ -156,7 +187,7 @@ class JsonCodec:
         """All columns, or None if any record has to be looked at more closely."""
         try:
             table = self._query(self._fast[self._careful], lines)
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException):
+        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException, UnicodeDecodeError):
             return None
         if not self._careful and pc.any(table["_flags"]).as_py():
             self._careful = True
@@ -171,7 +202,7 @@ class JsonCodec:
             table = self._query(self._middle, lines)
             sure = table["_ok"].to_numpy()
             table = table.drop_columns(["_ok"]).filter(pa.array(sure))
-        except duckdb.Error:
+        except REFUSED:
             table, sure = self._empty, np.zeros(len(lines), np.bool_)
         doubted = np.flatnonzero(~sure)
         if not len(doubted):
@@ -188,7 +219,7 @@ class JsonCodec:
         """All columns (whatever stands in bad records), and the numbers of the bad records."""
         try:
             table = self._query(self._slow, lines)
-        except duckdb.Error:
+        except REFUSED:
             if len(lines) == 1:
                 return pa.Table.from_pylist([{}], schema=self._empty.schema), [0]
             half = len(lines) // 2
@@ -199,8 +230,7 @@ class JsonCodec:
 
     # -- what to say of a bad record --------------------------------------------------------------------------------
 
-    def _reject(self, line: bytes, seq: int, at: Place) -> Reject:
-        raw = line.rstrip(b"\r\n")
+    def _reject(self, raw: bytes, seq: int, at: Place) -> Reject:
         wrong = utf8_error(raw)
         reason, detail = ("not utf-8", wrong) if wrong else self._explain(raw)
         return Reject(seq, at, raw, reason, detail)
@@ -242,30 +272,13 @@ class _Pairs(list[tuple[str, object]]):
     """An object with its keys as they came, repeated ones too."""
 
 
-def _lines(payload: bytes) -> tuple[pa.Array, npt.NDArray[np.int32]]:
-    """The lines as an Arrow string array over the payload itself (line ends included), and where each begins."""
-    ends = np.flatnonzero(np.frombuffer(payload, np.uint8) == 10)
-    unfinished = len(payload) > 0 and payload[-1] != 10
-    starts = np.empty(len(ends) + 1 + unfinished, np.int32)
-    starts[0] = 0
-    starts[1 : len(ends) + 1] = ends + 1
-    if unfinished:
-        starts[-1] = len(payload)
-    count = len(starts) - 1
-    return pa.Array.from_buffers(pa.utf8(), count, [None, pa.py_buffer(starts), pa.py_buffer(payload)]), starts
-
-
-def _utf8(lines: pa.Array, payload: bytes, starts: npt.NDArray[np.int32]) -> tuple[pa.Array, list[int]]:
-    """The lines, those that are not UTF-8 emptied; and the numbers of those."""
-    try:
-        payload.decode()
-        return lines, []
-    except UnicodeDecodeError:
-        pieces = [payload[a:b] for a, b in itertools.pairwise(starts)]
-        broken = [i for i, piece in enumerate(pieces) if utf8_error(piece)]
-        for i in broken:
-            pieces[i] = b""
-        return pa.array(pieces, pa.binary()).cast(pa.utf8()), broken
+def _utf8(lines: Lines) -> tuple[pa.Array, bool]:
+    """The lines, those that are not UTF-8 emptied; and whether there are such."""
+    whole = bytes(lines.data)
+    if not utf8_error(whole):
+        return lines.arrow(), False
+    pieces = [whole[a:b] for a, b in itertools.pairwise(lines.starts)]
+    return pa.array([b"" if utf8_error(piece) else piece for piece in pieces], pa.binary()).cast(pa.utf8()), True
 
 
 def _no_constant(name: str) -> None:

@@ -36,6 +36,9 @@ from merganser.sources import Position
 from merganser.store import Store
 
 CHUNK_BYTES = 8 << 20
+FIRST_BYTES = 8 << 20
+"""The first epoch is cut at this size, each next one at twice the last: so the committer has something to do at once."""
+
 EPOCH_BYTES = 64 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
 
@@ -131,6 +134,7 @@ class _Job:
         )
         self.pending: list[Prepared] = []
         self._pending_bytes = 0
+        self._cuts = 0
         self._began: float | None = None
         self._preparers: dict[tuple[int, str], Preparer] = {}
         """By worker thread and source."""
@@ -220,13 +224,15 @@ class _Job:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
         if self._began is None or self.failed.is_set():
             return
-        if self._pending_bytes >= self.epoch_bytes or time.monotonic() - self._began >= self.epoch:
+        enough = min(self.epoch_bytes, FIRST_BYTES << min(self._cuts, 8))
+        if self._pending_bytes >= enough or time.monotonic() - self._began >= self.epoch:
             self._cut()
 
     def _cut(self, last: bool = False) -> None:
         ends = Ends(frozenset(self.shared.finished), frozenset(self.shared.ended))
         if self.pending or (last and ends.finished):
             self.committer.submit(Cut(self.pending, ends))
+            self._cuts += 1
         self.pending, self._pending_bytes, self._began = [], 0, None
         self.shared.pending = False
 

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from merganser.errors import FlowError
 from merganser.operators import HIDDEN, PART
 from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, MapBatches, Node, Select
+from merganser.scratch import REFUSED
 from merganser.sql import quote
 
 FATAL = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException, duckdb.InterruptException)
@@ -80,7 +81,7 @@ class RowLocal:
             marks = self._mask.work(con)(table)
         except FATAL:
             raise
-        except duckdb.Error:  # some row cannot be computed
+        except REFUSED:  # some row cannot be computed
             return self.run(con, table)
         for name in marks.column_names:
             if name != KEEP:

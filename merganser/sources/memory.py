@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from merganser.codecs import Chunk, Codec, Place
-from merganser.codecs.json import JsonCodec
+from merganser.codecs.json import JsonCodec, Lines
 from merganser.errors import UsageError
 from merganser.schema import Schema
 from merganser.sources import Position
@@ -81,7 +81,7 @@ class MemoryReader:
         byte = sum(len(line) + 1 for line in self._lines[:first])
         place = Place(f"memory:{self.partition}", byte, first + 1)
         return Chunk(
-            self._source, self.partition, first, self._seq - first, place, payload, {"seq": self._seq}, len(payload)
+            self._source, self.partition, first, self._seq - first, place, Lines.of(payload), {"seq": self._seq}, len(payload)
         )
 
     def close(self) -> None:

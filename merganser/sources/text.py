@@ -15,6 +15,7 @@ import zstandard
 
 from merganser.codecs import Place, Reject
 from merganser.codecs.csv import CsvPayload, boundaries, header_of
+from merganser.codecs.json import Lines
 from merganser.errors import SourceError
 
 
@@ -83,8 +84,11 @@ class TextFile:
             more, ended = self._fill(max_bytes)
             data += more
             cut = self._cut(data)
-        self._rest = data[cut:]
-        return self._piece(data[:cut])
+        if self._compressed:
+            self._rest = data[cut:]
+        else:  # to read a part of a record again costs less than to put it in front of the next piece
+            self._raw.seek(cut - len(data), os.SEEK_CUR)
+        return self._piece(memoryview(data)[:cut])
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 
@@ -134,17 +138,25 @@ class TextFile:
 
     # -- records ----------------------------------------------------------------------------------------------------
 
-    def _piece(self, data: bytes) -> Piece | None:
+    def _piece(self, data: bytes | memoryview) -> Piece:
         array = np.frombuffer(data, np.uint8)
-        newlines = int(np.count_nonzero(array == 10))
-        records = int(np.count_nonzero(boundaries(array))) if self._csv else newlines
-        if not data.endswith(b"\n"):
-            records += 1
-        kept, rejects = self._without_long(data) if len(data) > self._limit else (data, ())
-        piece = Piece(
-            CsvPayload(self._header or (), kept) if self._csv else kept, records, self._byte, self._line + 1,
-            self._took(len(data)), rejects,
-        )  # fmt: skip
+        if self._csv:
+            ends = np.flatnonzero(boundaries(array))
+            newlines = int(np.count_nonzero(array == 10))
+        else:
+            ends = np.flatnonzero(array == 10)
+            newlines = len(ends)
+        unfinished = len(data) > 0 and data[-1] != 10
+        longest = int(np.diff(ends, prepend=-1, append=len(data)).max()) - 1
+        rejects: tuple[Reject, ...] = ()
+        payload: Any = None
+        if longest > self._limit:
+            kept, rejects = self._without_long(bytes(data))
+            payload = CsvPayload(self._header or (), kept) if self._csv else Lines.of(kept)
+        else:
+            payload = CsvPayload(self._header or (), bytes(data)) if self._csv else Lines.of(data, ends)
+        records = len(ends) + unfinished
+        piece = Piece(payload, records, self._byte, self._line + 1, self._took(len(data)), rejects)
         self._byte += len(data)
         self._line += newlines
         return piece
@@ -247,9 +259,8 @@ class TextFile:
         length += max(end, 0)
         reject = self._too_long(0, self._byte, self._line + 1, raw, length)
         took = length + (1 if more else 0)
-        piece = Piece(
-            CsvPayload(self._header or (), b"") if self._csv else b"", 1, self._byte, self._line + 1, self._took(took), (reject,)
-        )
+        payload = CsvPayload(self._header or (), b"") if self._csv else Lines.of(b"")
+        piece = Piece(payload, 1, self._byte, self._line + 1, self._took(took), (reject,))
         self._rest = more[end + 1 :] if more else b""
         self._open = not more
         self._byte += took

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.csv import CsvCodec, CsvPayload
-from merganser.codecs.json import JsonCodec
+from merganser.codecs.json import JsonCodec, Lines
 from merganser.schema import Schema
 
 SCHEMA = Schema.declare({
@@ -24,7 +24,11 @@ SCHEMA = Schema.declare({
 })  # fmt: skip
 
 
-def decode(codec: Codec, payload: Any, records: int, nbytes: int = 1) -> tuple[dict[int, dict[str, Any]], dict[int, tuple[bytes, str]]]:
+Rows = dict[int, dict[str, Any]]
+Rejects = dict[int, tuple[bytes, str]]
+
+
+def decode(codec: Codec, payload: Any, records: int, nbytes: int = 1) -> tuple[Rows, Rejects]:
     """Rows and rejects by their ordinal, which begins at 7."""
     chunk = Chunk("s", "0", 7, records, Place("f", 100, 8), payload, {}, nbytes)
     decoded = codec.decode(chunk)
@@ -65,9 +69,9 @@ def test_json_lines(lines: list[bytes], ended: bool) -> None:
     if not ended and lines and lines[-1]:
         payload = payload[:-1]
     codec = JsonCodec(SCHEMA)
-    rows, rejects = decode(codec, payload, len(lines), len(payload))
+    rows, rejects = decode(codec, Lines.of(payload), len(lines), len(payload))
     for i, line in enumerate(lines, 7):
-        alone_rows, alone_rejects = decode(JsonCodec(SCHEMA), line + b"\n", 1)
+        alone_rows, alone_rejects = decode(JsonCodec(SCHEMA), Lines.of(line + b"\n"), 1)
         if alone_rows:
             assert rows[i] == alone_rows[7]
         else:
@@ -95,7 +99,7 @@ def test_json_lines(lines: list[bytes], ended: bool) -> None:
 )
 def test_what_is_said_of_a_bad_line(line: bytes, reason: str, says: str) -> None:
     good = b'{"id": "a"}\n'
-    chunk = Chunk("s", "0", 0, 3, Place("f.jsonl", 100, 8), good + line + b"\n" + good, {}, 1)
+    chunk = Chunk("s", "0", 0, 3, Place("f.jsonl", 100, 8), Lines.of(good + line + b"\n" + good), {}, 1)
     codec = JsonCodec(SCHEMA)
     decoded = codec.decode(chunk)
     (reject,) = decoded.rejects

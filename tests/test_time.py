@@ -1,0 +1,67 @@
+"""Durations, and which windows an event time belongs to."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import duckdb
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import merganser as mg
+from merganser.clock import MIN_TIME, duration, show_duration, show_time
+
+
+@pytest.mark.parametrize(
+    ("text", "us"),
+    [
+        ("10 minutes", 600_000_000), ("1h 30m", 5_400_000_000), ("250ms", 250_000), ("1.5 seconds", 1_500_000),
+        ("1 Day, 2 hours", 93_600_000_000), ("7us", 7), (timedelta(seconds=3), 3_000_000), ("0s", 0),
+    ],
+)  # fmt: skip
+def test_durations(text: str | timedelta, us: int) -> None:
+    assert duration(text) == us
+
+
+@pytest.mark.parametrize("text", ["", "10", "ten minutes", "1 month", "2 years", "5 minutes and a bit", "-1 s", None, 5])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(mg.FlowError, match="lateness"):
+        duration(text, "lateness")
+
+
+@given(st.integers(0, 10**15))
+def test_a_duration_is_read_as_it_is_shown(us: int) -> None:
+    assert duration(show_duration(us)) == us
+
+
+def test_times_are_shown_in_utc() -> None:
+    assert show_time(1_500_000) == "1970-01-01 00:00:01.5"
+    assert show_time(-1_000_000) == "1969-12-31 23:59:59"
+    assert show_time(None) == show_time(MIN_TIME) == "-"
+    assert show_time(2**62) == f"{2**62} us"
+
+
+@given(st.integers(-(10**16), 10**16), st.integers(1, 10**6), st.integers(1, 5))
+def test_the_windows_of_a_time(time: int, every: int, times: int) -> None:
+    window = mg.hopping(timedelta(microseconds=every * times), every=timedelta(microseconds=every))
+    ((last,),) = duckdb.execute(f"SELECT {window.last_start_sql(f'({time})::BIGINT')}").fetchall()
+    assert last % every == 0 and last <= time < last + every
+    assert window.overlap == times
+    starts = [last - k * every for k in range(times)]
+    assert all(s <= time < s + window.size for s in starts)
+    assert not (starts[-1] - every <= time < starts[-1] - every + window.size)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: mg.tumbling("0 s"), "longer than nothing"),
+        (lambda: mg.hopping("1 minute", every="2 minutes"), "leave gaps"),
+        (lambda: mg.hopping("1 day", every="1 second"), "the most is 1000"),
+    ],
+)
+def test_windows_that_cannot_be(make, says: str) -> None:
+    with pytest.raises(mg.FlowError, match=says) as caught:
+        make()
+    assert "test_time.py" in str(caught.value)
