@@ -19,6 +19,7 @@ import duckdb
 import pyarrow as pa
 
 from merganser import faults
+from merganser.clock import MIN_TIME
 from merganser.errors import StoreError, UsageError
 from merganser.scratch import CONFIG
 from merganser.sql import literal
@@ -33,7 +34,8 @@ CREATE TABLE IF NOT EXISTS merganser.flows (flow VARCHAR, file VARCHAR, plan VAR
 CREATE TABLE IF NOT EXISTS merganser.views (
     view VARCHAR, flow VARCHAR, cohort INTEGER, status VARCHAR, signature VARCHAR, sql VARCHAR);
 CREATE TABLE IF NOT EXISTS merganser.positions (
-    cohort INTEGER, source VARCHAR, partition VARCHAR, seq BIGINT, position VARCHAR, max_time BIGINT, ended BOOLEAN);
+    cohort INTEGER, source VARCHAR, partition VARCHAR, seq BIGINT, position VARCHAR, max_time BIGINT, floor BIGINT,
+    ended BOOLEAN);
 CREATE SCHEMA IF NOT EXISTS merganser_state;
 CREATE TABLE IF NOT EXISTS merganser_state.watermarks (cohort INTEGER, source VARCHAR, watermark BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.commits (
@@ -53,13 +55,20 @@ class Progress:
     """How far a cohort of views has come in one partition.
 
     ``seq``: records behind it; ``position``: where its reader goes on; ``max_time``: the largest event time so far in
-    microseconds, None before the first; ``ended``: the partition can get no further records.
+    microseconds, None before the first; ``ended``: the partition can get no further records. ``floor``: where the watermark
+    of a partition begins that was found after its source had begun, since windows below it may be closed; else None.
     """
 
     seq: int = 0
     position: dict[str, Any] | None = None
     max_time: int | None = None
     ended: bool = False
+    floor: int | None = None
+
+    def watermark(self, lateness: int | None) -> int:
+        """The largest event time so far less the lateness, or the floor; MIN_TIME where there is neither."""
+        floor = MIN_TIME if self.floor is None else self.floor
+        return floor if self.max_time is None or lateness is None else max(floor, self.max_time - lateness)
 
 
 @dataclass(frozen=True, slots=True)

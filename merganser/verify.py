@@ -102,9 +102,9 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, view: Materialize, cohor
     con.execute(f"CREATE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
     codec = source.connector.codec(source.schema)
     positions = store.rows(
-        "SELECT partition, seq FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
+        "SELECT partition, seq, floor FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
     )
-    for partition, end in positions:
+    for partition, end, _ in positions:
         reader = source.connector.open(source.name, partition, None, follow=False)
         at = 0
         while at < end and (chunk := reader.read(CHUNK_BYTES)) is not None:
@@ -126,7 +126,9 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, view: Materialize, cohor
     time = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
     mark = "NULL::BIGINT"
     if source.time is not None and source.lateness is not None:
+        floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor in positions if floor is not None)
         mark = f"max(_time) OVER (PARTITION BY _part ORDER BY _seq) - {source.lateness}"
+        mark = f"greatest({mark}, map_extract_value(MAP {{{floors}}}, _part))" if floors else mark
     con.execute(
         f"CREATE TABLE events AS SELECT *, {mark} AS _wm FROM"
         f" (SELECT *, {time} AS _time FROM read ANTI JOIN _dead USING (_part, _seq))"

@@ -51,6 +51,7 @@ class Cohort:
         self.progress: dict[tuple[str, str], Progress] = {}
         self.finished: frozenset[tuple[str, str]] = frozenset()
         """Partitions that were read to their end in this run."""
+        self._unsaved: set[tuple[str, str]] = set()
         self.final: dict[str, int] = {}
         """By source: the watermark below which windows were called final; it never goes back."""
         self._deduplications: dict[Node, DeduplicateStep] = {}
@@ -74,11 +75,11 @@ class Cohort:
     def load(self, store: Store) -> None:
         """Positions, and what steps keep in memory, from the store."""
         found = store.rows(
-            "SELECT source, partition, seq, position, max_time, ended FROM merganser.positions WHERE cohort = ?",
+            "SELECT source, partition, seq, position, max_time, ended, floor FROM merganser.positions WHERE cohort = ?",
             [self.number],
         )
-        for source, partition, seq, position, max_time, ended in found:
-            self.progress[source, partition] = Progress(seq, json.loads(position), max_time, ended)
+        for source, partition, seq, position, *rest in found:
+            self.progress[source, partition] = Progress(seq, json.loads(position), *rest)
         marks = "SELECT source, watermark FROM merganser_state.watermarks WHERE cohort = ? AND watermark IS NOT NULL"
         self.final = dict(store.rows(marks, [self.number]))
         for step in (*self._deduplications.values(), *self._terminals.values()):
@@ -102,7 +103,7 @@ class Cohort:
             con.unregister("_moved")
             store.insert(
                 "positions",
-                [(self.number, s, p, g.seq, json.dumps(g.position), g.max_time, g.ended) for (s, p), g in moved],
+                [(self.number, s, p, g.seq, json.dumps(g.position), g.max_time, g.floor, g.ended) for (s, p), g in moved],
             )
         for source in self.sources:
             final = max(self.watermarks(source).final, self.final.get(source.name, MIN_TIME))
@@ -114,6 +115,25 @@ class Cohort:
                 "INSERT INTO merganser_state.watermarks VALUES (?, ?, ?)",
                 [self.number, source.name, None if final == MIN_TIME else final],
             )
+
+    def expect(self, source: Source, partition: str) -> Progress:
+        """The progress of a partition. One that was not known yet begins at the watermark that the others have reached.
+
+        So no row of it falls into what is closed already: what comes too late for that is late.
+        """
+        key = source.name, partition
+        if key not in self.progress:
+            reached = self.watermarks(source).closing
+            self.progress[key] = Progress(floor=None if reached == MIN_TIME else reached)
+        return self.progress[key]
+
+    def expect_all(self, source: Source, partitions: Sequence[str]) -> None:
+        """Note the partitions that there are when a run begins: all are waited for, those with nothing in them too."""
+        new = [p for p in partitions if (source.name, p) not in self.progress]
+        reached = self.watermarks(source).closing
+        for partition in new:
+            self.progress[source.name, partition] = Progress(floor=None if reached == MIN_TIME else reached)
+            self._unsaved.add((source.name, partition))
 
     # -- time -----------------------------------------------------------------------------------------------------
 
@@ -131,7 +151,7 @@ class Cohort:
         for (name, partition), progress in self.progress.items():
             if name != source.name:
                 continue
-            mark = MIN_TIME if progress.max_time is None else progress.max_time - source.lateness
+            mark = progress.watermark(source.lateness)
             marks.partitions[partition] = mark
             if not progress.ended:
                 growing.append(mark)
@@ -152,7 +172,7 @@ class Cohort:
         """Apply an epoch in the open transaction. Returns the books of each view, and what it could not apply."""
         books: list[Books] = []
         dead: list[DeadLetter] = []
-        touched: set[tuple[str, str]] = set()
+        touched, self._unsaved = self._unsaved, set()
         self.finished = ends.finished
         for key in ends.ended & self.progress.keys():
             if not self.progress[key].ended:
@@ -187,7 +207,7 @@ class Cohort:
         """Move the progress over what is new. Returns (chunk, ordinal below which it is known, watermark before it)."""
         fresh = []
         for p in sorted(news, key=lambda p: (p.partition, p.seq)):
-            at = self.progress.setdefault((p.source, p.partition), Progress())
+            at = self.expect(source, p.partition)
             end = p.seq + p.records
             if end <= at.seq:
                 continue
@@ -196,10 +216,7 @@ class Cohort:
                     f"records {at.seq} to {p.seq - 1} of partition {p.partition!r} of source {p.source!r} never came;"
                     " nothing of this epoch was kept. This is a defect of merganser: please report it"
                 )
-            before = MIN_TIME
-            if at.max_time is not None and source.lateness is not None:
-                before = at.max_time - source.lateness
-            fresh.append((p, at.seq, before))
+            fresh.append((p, at.seq, at.watermark(source.lateness)))
             if source.time is not None and len(p.times):
                 newest = int(p.times.max())
                 at.max_time = newest if at.max_time is None else max(at.max_time, newest)

@@ -146,6 +146,10 @@ class _Job:
             for source in self.sources:
                 if not self.shared.follow:
                     source.connector.check()
+                partitions = source.connector.partitions()
+                for cohort in self.cohorts:
+                    if source in cohort.sources:
+                        cohort.expect_all(source, partitions)
             sizes = [source.connector.total_bytes() for source in self.sources]
             if not self.shared.follow and all(size is not None for size in sizes):
                 self.progressed.total_bytes = sum(size or 0 for size in sizes)

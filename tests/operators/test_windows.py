@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import merganser as mg
+from merganser.verify import verify
 from tests.flows import at, balanced, event, one_by_one, rows, source
 
 # (what it shows, event times in order, window start -> count, late)
@@ -83,3 +84,33 @@ def test_a_late_row_is_kept_whole(tmp_path: Path) -> None:
     mg.run([_flow(mg.memory([event("a", 100), event("b", 0, n=7)]))], tmp_path / "s.duckdb")
     sql = "SELECT view, source, partition, seq, event_time::VARCHAR, watermark::VARCHAR, row->>'$.n' FROM merganser.late"
     assert rows(tmp_path / "s.duckdb", sql) == [("v", "events", "0", 1, at(0), at(90), "7")]
+
+
+def _counted(connector: mg.sources.memory.Memory) -> mg.Flow:
+    flow = mg.Flow("f")
+    flow.read(source(connector)).window(mg.tumbling("10 seconds")).aggregate(n="count(*)").materialize("v")
+    return flow
+
+
+def test_a_partition_that_is_found_later_finds_no_closed_window_open_again(tmp_path: Path) -> None:
+    """It begins at the watermark that the others have reached, and what is behind that is late, not a second result."""
+    store = tmp_path / "s.duckdb"
+    connector = mg.memory({"a": [event("1", 5), event("2", 35)]})
+    mg.run([_counted(connector)], store)
+    connector.feed(event("3", 6), "b")
+    connector.feed(event("4", 26), "b")
+    mg.run([_counted(connector)], store)
+    assert rows(store, "SELECT window_start::VARCHAR, n FROM v ORDER BY 1") == [(at(0), 1), (at(20), 1), (at(30), 1)]
+    assert rows(store, "SELECT partition, seq, watermark::VARCHAR FROM merganser.late") == [("b", 0, at(25))]
+    balanced(store)
+    assert all(check.ok for check in verify([_counted(connector)], store))
+
+
+def test_a_partition_with_nothing_in_it_yet_is_waited_for(tmp_path: Path) -> None:
+    """It was there when the run began, so none of its rows is late because another was read first."""
+    store = tmp_path / "s.duckdb"
+    connector = mg.memory({"a": [event("1", 5), event("2", 300)], "b": []})
+    mg.run([_counted(connector)], store)
+    connector.feed(event("3", 6), "b")
+    mg.run([_counted(connector)], store)
+    assert rows(store, "SELECT window_start::VARCHAR, n FROM v ORDER BY 1") == [(at(0), 2), (at(300), 1)]
