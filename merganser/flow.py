@@ -12,7 +12,7 @@ from merganser.aggregates import analyse
 from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
-from merganser.schema import Schema
+from merganser.schema import Column, Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
 from merganser.windows import Window
@@ -46,7 +46,11 @@ def source(
     """
     if not name or not name.replace("_", "").replace("-", "").isalnum():
         raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
+    if not isinstance(connector, Connector):
+        raise FlowError(f"the events of source {name!r} are somewhere, such as mg.files(…), not in {connector!r}")
     declared = Schema.declare(schema)
+    metadata = connector.metadata(declared)
+    declared = Schema((*declared.columns, *(Column(n, t) for n, t in metadata.items() if n not in declared)))
     for role, column in (("time", time), ("id", id), ("key", key)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")

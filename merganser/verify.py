@@ -6,7 +6,9 @@ that the store has. From there on nothing is shared with the engine: each verb i
 
 from __future__ import annotations
 
+import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,38 +102,48 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, view: Materialize, cohor
     source = view.source
     columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
     con.execute(f"CREATE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
-    codec = source.connector.codec(source.schema)
+    codec = source.connector.codec(source.schema, source.time)
     positions = store.rows(
-        "SELECT partition, seq, floor FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
+        "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
     )
-    for partition, end, _ in positions:
-        reader = source.connector.open(source.name, partition, None, follow=False)
-        at = 0
-        while at < end and (chunk := reader.read(CHUNK_BYTES)) is not None:
-            table = codec.decode(chunk).table
-            con.register("_chunk", table)
-            con.execute(f"INSERT INTO read SELECT *, {literal(partition)} FROM _chunk WHERE _seq < {end}")
-            at = chunk.seq + chunk.records
-        reader.close()
-        if at < end:
-            raise UsageError(
-                f"source {source.name!r} has {at} records in partition {partition!r}, the view has read {end};"
-                " bring back what was removed, or rebuild the view"
+    ends = {partition: end for partition, end, _, _ in positions}
+    at: dict[str, int] = dict.fromkeys(ends, 0)
+    reader = source.connector.open(source.name, follow=False)
+    for partition, _, _, position in positions:
+        known = json.loads(position)
+        reader.add(partition, source.connector.origin([known] if known else []))
+    while any(at[p] < ends[p] for p in ends):
+        chunk = reader.read(CHUNK_BYTES)
+        if chunk is None:
+            for partition, _ in reader.finished():
+                if at[partition] < ends[partition]:
+                    raise UsageError(
+                        f"source {source.name!r} ends at record {at[partition]} in partition {partition!r}, the view has read"
+                        f" {ends[partition]}; bring back what was removed, or rebuild the view"
+                    )
+            time.sleep(0.002)
+            continue
+        if chunk.records:
+            con.register("_chunk", codec.decode(chunk).table)
+            con.execute(
+                f"INSERT INTO read SELECT *, {literal(chunk.partition)} FROM _chunk WHERE _seq < {ends[chunk.partition]}"
             )
+        at[chunk.partition] = chunk.end
+    reader.close()
     dead = store.table(
         "SELECT DISTINCT partition AS _part, seq AS _seq FROM merganser.dead_letters"
         f" WHERE source = {literal(source.name)} AND view IS NULL"
     )
     con.register("_dead", dead)
-    time = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
+    moment = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
     mark = "NULL::BIGINT"
     if source.time is not None and source.lateness is not None:
-        floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor in positions if floor is not None)
+        floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor, _ in positions if floor is not None)
         mark = f"max(_time) OVER (PARTITION BY _part ORDER BY _seq) - {source.lateness}"
         mark = f"greatest({mark}, map_extract_value(MAP {{{floors}}}, _part))" if floors else mark
     con.execute(
         f"CREATE TABLE events AS SELECT *, {mark} AS _wm FROM"
-        f" (SELECT *, {time} AS _time FROM read ANTI JOIN _dead USING (_part, _seq))"
+        f" (SELECT *, {moment} AS _time FROM read ANTI JOIN _dead USING (_part, _seq))"
     )
     refused = store.table(
         "SELECT DISTINCT partition AS _part, seq AS _seq FROM merganser.dead_letters"
@@ -239,7 +251,8 @@ def _aggregated(node: Aggregated, relation: str) -> str:
 
 def _latest(node: Latest, relation: str) -> str:
     source: Source = node.source
-    payload = [quote(n) for n in node.columns if n not in {*node.by, source.id, source.key, source.time}]
+    apart = {*node.by, source.id, source.key, source.time, *source.connector.metadata(source.schema)}
+    payload = [quote(n) for n in node.columns if n not in apart]
     gone = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
     keys, columns = ", ".join(quote(c) for c in node.by), ", ".join(quote(c) for c in node.columns)
     order = "_time DESC, _part DESC, _seq DESC" + (f", {columns}" if node.exploded else "")

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 SEQ = "_seq"
-"""Column of every decoded table: the record's ordinal in its partition (int64, from 0, no gaps; a Kafka offset)."""
+"""Column of every decoded table: the record's ordinal in its partition (int64, ascending). In files records are counted from 0;
+a Kafka message has its offset, and offsets have gaps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +46,9 @@ class Reject:
 class Chunk:
     """Some whole records of one partition, in order, not yet decoded.
 
-    ``payload`` is what the codec takes: ``Lines`` (JSON), ``CsvPayload``, or a ``pa.Table`` (Parquet, Arrow).
+    It covers the ordinals from ``seq`` up to ``end``; of these ``records`` are records. A chunk of none says that there
+    is nothing in what it covers (aborted transactions, messages that were compacted away).
+    ``payload`` is what the codec takes: ``Lines`` (JSON), ``CsvPayload``, a ``pa.Table`` (Parquet, Arrow) or ``Messages``.
     ``position`` is where to go on reading after this chunk: plain JSON, understood by the reader that made it.
     """
 
@@ -59,6 +62,13 @@ class Chunk:
     nbytes: int
     rejects: tuple[Reject, ...] = field(default=())
     """Records that the reader itself had to refuse (longer than ``max_record_bytes``); counted in ``records``."""
+    until: int | None = None
+    """``end`` where ordinals have gaps."""
+
+    @property
+    def end(self) -> int:
+        """The ordinal behind the last one that is covered: where the next chunk begins."""
+        return self.seq + self.records if self.until is None else self.until
 
 
 @dataclass(frozen=True, slots=True)

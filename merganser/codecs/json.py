@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.messages import Messages
 from merganser.codecs.values import SMALL, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
@@ -61,9 +62,25 @@ class Lines:
         """The lines as an Arrow string array over the bytes themselves, line ends included."""
         return pa.Array.from_buffers(pa.utf8(), len(self), [None, pa.py_buffer(self.starts), pa.py_buffer(self.data)])
 
+    def text(self) -> tuple[pa.Array, bool]:
+        """The lines as strings, those that are not UTF-8 emptied; and whether there are such."""
+        if np.frombuffer(self.data, np.uint8).max(initial=0) <= 127:
+            return self.arrow(), False
+        whole = bytes(self.data)
+        if not utf8_error(whole):
+            return self.arrow(), False
+        pieces = [whole[a:b] for a, b in itertools.pairwise(self.starts)]
+        return pa.array([b"" if utf8_error(piece) else piece for piece in pieces], pa.binary()).cast(pa.utf8()), True
+
+    def ordinals(self, chunk: Chunk) -> npt.NDArray[np.int64]:
+        return ordinals(chunk, len(self))
+
+    def place(self, chunk: Chunk, i: int, seq: int) -> Place:
+        return place(chunk, int(self.starts[i]), i, seq)
+
 
 class JsonCodec:
-    """Decodes the JSON objects of a chunk, one a line. For one thread."""
+    """Decodes the JSON objects of a chunk, one a line or message. For one thread."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
@@ -82,12 +99,10 @@ class JsonCodec:
     # -- the codec ------------------------------------------------------------------------------------------------
 
     def decode(self, chunk: Chunk) -> Decoded:
-        payload: Lines = chunk.payload
+        payload: Lines | Messages = chunk.payload
         assert len(payload) + len(chunk.rejects) == chunk.records
-        seqs = ordinals(chunk, len(payload))
-        lines, broken = payload.arrow(), False
-        if np.frombuffer(payload.data, np.uint8).max(initial=0) > 127:
-            lines, broken = _utf8(payload)
+        seqs = payload.ordinals(chunk)
+        lines, broken = payload.text()
         if not broken and not self._lenient:
             table = self._try_fast(lines)
             if table is not None:
@@ -96,18 +111,18 @@ class JsonCodec:
         # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
         self._lenient = self._lenient or len(rows) > len(lines) // 2
         rejects = [
-            self._reject(payload[i], int(seqs[i]), place(chunk, int(payload.starts[i]), i, int(seqs[i])))
+            self._reject(payload[i], int(seqs[i]), payload.place(chunk, i, int(seqs[i])))
             for i in np.setdiff1d(np.arange(len(lines)), rows).tolist()
         ]
         return Decoded(table.append_column(SEQ, pa.array(seqs[rows])), rejects)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
-        payload: Lines = chunk.payload
-        numbers = ordinals(chunk, len(payload))
+        payload: Lines | Messages = chunk.payload
+        numbers = payload.ordinals(chunk)
         found = []
         for seq in seqs:
             i = int(np.searchsorted(numbers, seq))
-            found.append((place(chunk, int(payload.starts[i]), i, seq), payload[i]))
+            found.append((payload.place(chunk, i, seq), payload[i]))
         return found
 
     # -- queries --------------------------------------------------------------------------------------------------
@@ -238,7 +253,7 @@ class JsonCodec:
     def _explain(self, raw: bytes) -> tuple[str, str]:
         """Reason and detail for a record that the queries refused."""
         if not raw.strip():
-            return "empty line", "the line is empty; a JSON object was expected"
+            return "empty line", "the record is empty; a JSON object was expected"
         try:
             pairs = json.loads(raw, object_pairs_hook=_Pairs, parse_constant=_no_constant)
         except ValueError as error:
@@ -246,7 +261,7 @@ class JsonCodec:
         except RecursionError:
             return "not json", "nested too deeply"
         if not isinstance(pairs, _Pairs):
-            return "not an object", f"the line is {_kind(pairs)}; a JSON object was expected"
+            return "not an object", f"the record is {_kind(pairs)}; a JSON object was expected"
         keys = [key for key, _ in pairs]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
@@ -270,15 +285,6 @@ class JsonCodec:
 
 class _Pairs(list[tuple[str, object]]):
     """An object with its keys as they came, repeated ones too."""
-
-
-def _utf8(lines: Lines) -> tuple[pa.Array, bool]:
-    """The lines, those that are not UTF-8 emptied; and whether there are such."""
-    whole = bytes(lines.data)
-    if not utf8_error(whole):
-        return lines.arrow(), False
-    pieces = [whole[a:b] for a, b in itertools.pairwise(lines.starts)]
-    return pa.array([b"" if utf8_error(piece) else piece for piece in pieces], pa.binary()).cast(pa.utf8()), True
 
 
 def _no_constant(name: str) -> None:

@@ -184,8 +184,8 @@ class Cohort:
             touched |= {(p.source, p.partition) for p, _, _ in fresh}
             epoch = Epoch(number, self.number, source.name, self.watermarks(source))
             tables: dict[Node, tuple[Rows | None, Outcome, list[DeadLetter]]] = {}
-            read = sum(p.seq + p.records - max(p.seq, below) for p, below, _ in fresh)
             rejected = sum(1 for p, below, _ in fresh for r in p.rejects if r.seq >= below)
+            read = rejected + sum(int((p.seqs >= below).sum()) for p, below, _ in fresh)
             for view in self.views:
                 if view.source != source:
                     continue
@@ -208,10 +208,9 @@ class Cohort:
         fresh = []
         for p in sorted(news, key=lambda p: (p.partition, p.seq)):
             at = self.expect(source, p.partition)
-            end = p.seq + p.records
-            if end <= at.seq:
+            if p.end <= at.seq:
                 continue
-            if p.seq > at.seq:
+            if p.seq > at.seq and at.position is not None:
                 raise StoreError(
                     f"records {at.seq} to {p.seq - 1} of partition {p.partition!r} of source {p.source!r} never came;"
                     " nothing of this epoch was kept. This is a defect of merganser: please report it"
@@ -220,7 +219,7 @@ class Cohort:
             if source.time is not None and len(p.times):
                 newest = int(p.times.max())
                 at.max_time = newest if at.max_time is None else max(at.max_time, newest)
-            at.seq, at.position = end, p.position
+            at.seq, at.position = p.end, p.position
         return fresh
 
     def _rows(
@@ -277,7 +276,7 @@ class Cohort:
         result, refused = compiled.run(self._scratch, table)
         dead: list[DeadLetter] = []
         for r in refused:
-            chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.seq + p.records)
+            chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.end)
             place, raw = chunk.locate([r.seq])[0]
             reject = Reject(r.seq, place, raw, "not computed", r.detail)
             if node.source.on_error == "stop":

@@ -9,7 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -21,6 +21,7 @@ from merganser.codecs import Reject
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.prepare import Prepared
 from merganser.errors import MerganserError, StoreError
+from merganser.sources import Position
 from merganser.store import Books, Store
 
 
@@ -63,6 +64,8 @@ class Committer:
     _queue: queue.Queue[Cut | None] = field(default_factory=lambda: queue.Queue(maxsize=1))
     _thread: threading.Thread | None = None
     _known: dict[tuple[str, str], int] = field(default_factory=dict)
+    committed: Mapping[tuple[str, str], Position] = field(default_factory=dict)
+    """By source and partition the position that the store has come to; a new mapping after each commit."""
 
     def start(self) -> None:
         found = self.store.rows("SELECT source, partition, max(seq) FROM merganser.positions GROUP BY ALL")
@@ -119,6 +122,9 @@ class Committer:
             self._write_books(books)
             self._write_dead(dead)
         self._epoch += 1
+        touched = {(p.source, p.partition) for p in cut.prepared}
+        moved = {key: at for key in touched if (at := behind(self.cohorts, *key)) is not None}
+        self.committed = {**self.committed, **moved}
         nbytes = sum(p.nbytes for p in cut.prepared)
         self.store.wrote(nbytes)
         self._note(cut, books, nbytes, time.monotonic() - began)
@@ -132,7 +138,7 @@ class Committer:
             dead += [(r, p.source, p.partition, None, owner) for r in p.rejects if r.seq >= known]
         for p in cut.prepared:
             key = p.source, p.partition
-            self._known[key] = max(self._known.get(key, 0), p.seq + p.records)
+            self._known[key] = max(self._known.get(key, 0), p.end)
         return dead
 
     def _write_books(self, books: list[Books]) -> None:
@@ -167,6 +173,15 @@ class Committer:
         p.commit_seconds = seconds
         marks = [c.watermarks(s).final for c in self.cohorts for s in c.sources]
         p.watermark = min((m for m in marks if m > MIN_TIME), default=MIN_TIME)
+
+
+def behind(cohorts: Sequence[Cohort], source: str, partition: str) -> Position | None:
+    """The position of the cohort that has read least of a partition; None where one has read nothing."""
+    readers = [c for c in cohorts if any(s.name == source for s in c.sources)]
+    there = [c.progress.get((source, partition)) for c in readers]
+    if any(p is None or p.position is None for p in there):
+        return None
+    return min((p for p in there if p is not None), key=lambda p: p.seq).position
 
 
 def _explained(error: BaseException) -> BaseException:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -39,40 +39,48 @@ class Shared:
     """Where to begin a partition of a source."""
     progressed: Progressed
     stop: threading.Event
+    committed: Callable[[], Mapping[tuple[str, str], Position]]
+    """By source and partition the position that the store has come to; a new mapping after each commit."""
     fail: Callable[[BaseException], None]
+    accept_gap: bool = False
     pending: bool = False
     """Whether the store has rows that are not committed."""
     finished: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
     last_news: float = field(default_factory=time.monotonic)
+    lanes: list[Lane] = field(default_factory=list)
+
+    def release(self, committed: Mapping[tuple[str, str], Position]) -> None:
+        """Close all readers, told what the store has come to."""
+        for lane in self.lanes:
+            lane.release(committed)
 
 
 class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
-    """Reads its share of a source's partitions in turn."""
+    """Reads its share of a source's partitions."""
 
     def __init__(self, source: Source, index: int, count: int, shared: Shared) -> None:
         self._source, self._index, self._count, self._shared = source, index, count, shared
-        self._readers: dict[str, Reader] = {}
+        self._reader: Reader | None = None
+        self._reading: set[str] = set()
         self._done: set[str] = set()
         self._listed = float("-inf")
-        self._turn = 0
+        self._told: Mapping[tuple[str, str], Position] = {}
         self._idle = False
 
     def next_batch(self) -> Iterable[tuple[str, Chunk | None]]:
         if self._shared.stop.is_set():
-            self.close()
             raise StopIteration
         try:
             chunks = self._read()
         except BaseException as error:
             self._shared.fail(error)
-            self.close()
             raise StopIteration from None
         self._idle = not chunks
         if chunks:
             self._shared.last_news = time.monotonic()
             faults.point("read.after")
-        elif not self._shared.follow and not self._readers:
+        elif not self._shared.follow and not self._reading:
             raise StopIteration
         elif self._shared.pending:
             # Bytewax asks the store whether to commit only in epochs in which something came to it.
@@ -88,55 +96,57 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
     def snapshot(self) -> None:
         return None  # positions are in the store
 
-    def close(self) -> None:
-        for reader in self._readers.values():
-            reader.close()
-        self._readers.clear()
+    def release(self, committed: Mapping[tuple[str, str], Position]) -> None:
+        """Close the reader. Not when Bytewax closes the lane: the last epoch is not committed by then."""
+        if self._reader is not None:
+            self._tell(self._reader, committed)
+            self._reader.close()
 
     def _read(self) -> list[Chunk]:
-        """The next chunks of the partitions that have some, in turn."""
-        self._open_new()
+        """The next chunks of the partitions that have some."""
+        if self._reader is None:
+            self._reader = self._source.connector.open(
+                self._source.name, follow=self._shared.follow, accept_gap=self._shared.accept_gap
+            )
+        self._add_new(self._reader)
+        self._tell(self._reader, self._shared.committed())
         chunks: list[Chunk] = []
-        names = list(self._readers)
-        for i in range(len(names)):
-            name = names[(self._turn + i) % len(names)]
-            reader = self._readers[name]
-            while len(chunks) < self._shared.chunks:
-                chunk = reader.read(self._shared.chunk_bytes)
-                if chunk is None:
-                    break
-                chunks.append(chunk)
-                self._shared.progressed.read += chunk.records
-                self._shared.progressed.read_bytes += chunk.nbytes
-            else:
-                self._turn = (self._turn + i) % len(names)
-                return chunks
-            if reader.finished:
-                self._finish(name, reader)
-        self._turn += 1
+        nbytes = 0
+        most = self._shared.chunks * self._shared.chunk_bytes
+        # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
+        while nbytes < most and (chunk := self._reader.read(self._shared.chunk_bytes)) is not None:
+            chunks.append(chunk)
+            nbytes += chunk.nbytes
+            self._shared.progressed.read += chunk.records
+            self._shared.progressed.read_bytes += chunk.nbytes
+        for name, for_ever in self._reader.finished():
+            self._shared.finished.add((self._source.name, name))
+            if for_ever:
+                self._shared.ended.add((self._source.name, name))
+            self._reading.discard(name)
+            self._done.add(name)
         return chunks
 
-    def _finish(self, name: str, reader: Reader) -> None:
-        self._shared.finished.add((self._source.name, name))
-        if reader.immutable:
-            self._shared.ended.add((self._source.name, name))
-        reader.close()
-        del self._readers[name]
-        self._done.add(name)
+    def _tell(self, reader: Reader, committed: Mapping[tuple[str, str], Position]) -> None:
+        """Tell the reader what the store has come to since it was last told."""
+        if committed is not self._told:
+            self._told = committed
+            mine = {p: at for (source, p), at in committed.items() if source == self._source.name and self._is_mine(p)}
+            reader.committed(mine)
 
-    def _open_new(self) -> None:
-        """Open readers for partitions that are new. While following, it looks for them again and again."""
+    def _is_mine(self, partition: str) -> bool:
+        return zlib.crc32(partition.encode()) % self._count == self._index
+
+    def _add_new(self, reader: Reader) -> None:
+        """Add partitions that are new. While following, it looks for them again and again."""
         now = time.monotonic()
         if now - self._listed < LIST_AGAIN or (self._listed > 0 and not self._shared.follow):
             return
         self._listed = now
         for name in self._source.connector.partitions():
-            if name in self._readers or name in self._done or zlib.crc32(name.encode()) % self._count != self._index:
-                continue
-            position = self._shared.start(self._source.name, name)
-            self._readers[name] = self._source.connector.open(
-                self._source.name, name, position, follow=self._shared.follow
-            )
+            if self._is_mine(name) and name not in self._reading and name not in self._done:
+                reader.add(name, self._shared.start(self._source.name, name))
+                self._reading.add(name)
 
 
 class Lanes(FixedPartitionedSource[tuple[str, Chunk | None], None]):
@@ -155,4 +165,6 @@ class Lanes(FixedPartitionedSource[tuple[str, Chunk | None], None]):
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> Lane:
         source, index, count = self._lanes[for_part]
-        return Lane(source, index, count, self._shared)
+        lane = Lane(source, index, count, self._shared)
+        self._shared.lanes.append(lane)
+        return lane

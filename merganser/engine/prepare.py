@@ -41,6 +41,8 @@ class Prepared:
     source: str
     partition: str
     seq: int
+    end: int
+    """It covers the ordinals from ``seq`` up to ``end``."""
     records: int
     nbytes: int
     position: dict[str, Any]
@@ -60,12 +62,14 @@ class Preparer:
     def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]]) -> None:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
         self._source = source
-        self._codec: Codec = source.connector.codec(source.schema)
+        self._codec: Codec = source.connector.codec(source.schema, source.time)
         self._con = scratch()
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}
 
     def prepare(self, chunk: Chunk) -> Prepared:
+        if not chunk.records:
+            return self._nothing(chunk)
         decoded = self._codec.decode(chunk)
         faults.point("decode.after")
         table, rejects = decoded.table, [*chunk.rejects, *decoded.rejects]
@@ -83,11 +87,20 @@ class Preparer:
         seqs = table["_seq"].to_numpy()
         table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times)))
         prepared = Prepared(
-            chunk.source, chunk.partition, chunk.seq, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
+            chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
             locate=lambda wanted: self._codec.locate(chunk, wanted),
         )  # fmt: skip
         for node, followers in self._ends:
             prepared.branches[node] = self._branch(node, followers, chunk, table)
+        return prepared
+
+    def _nothing(self, chunk: Chunk) -> Prepared:
+        """A chunk that only moves the position on."""
+        none = np.empty(0, np.int64)
+        prepared = Prepared(
+            chunk.source, chunk.partition, chunk.seq, chunk.end, 0, 0, chunk.position, none, none, [], locate=lambda wanted: []
+        )  # fmt: skip
+        prepared.branches = {node: Branch(None, []) for node, _ in self._ends}
         return prepared
 
     def _branch(self, node: Node, followers: Sequence[Deduplicate], chunk: Chunk, table: pa.Table) -> Branch:

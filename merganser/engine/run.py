@@ -7,6 +7,7 @@ the epoch's length or size is reached and commits them as one.
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -27,7 +28,7 @@ from merganser import faults
 from merganser.codecs import Chunk
 from merganser.engine import changes
 from merganser.engine.cohort import Cohort, Ends
-from merganser.engine.committer import Committer, Cut, Progressed
+from merganser.engine.committer import Committer, Cut, Progressed, behind
 from merganser.engine.lanes import Lanes, Shared
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
@@ -65,16 +66,18 @@ def run(
     stop: threading.Event | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     epoch_bytes: int = EPOCH_BYTES,
+    accept_gap: bool = False,
 ) -> Report:
     """Bring the views of some flows up to date in a store.
 
     Without ``follow`` it ends at the end of the input; with it, when ``stop`` is set or on SIGINT or SIGTERM (which
     are handled if this is the main thread). ``epoch``: seconds of input that are committed together. ``progress`` is
-    given the live counts once, before it starts. Raises MerganserError; whatever was committed stays.
+    given the live counts once, before it starts. ``accept_gap``: go on where a log has lost records. Raises
+    MerganserError; whatever was committed stays.
     """
     with Store(store) as opened:
         opened_cohorts, notes = changes.open_cohorts(opened, flows)
-        job = _Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event())
+        job = _Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap)
         return job.run(progress, tuple(notes))
 
 
@@ -120,6 +123,7 @@ class _Job:
         chunk_bytes: int,
         epoch_bytes: int,
         stop: threading.Event,
+        accept_gap: bool = False,
     ) -> None:
         self.store, self.cohorts, self.workers = store, cohorts, workers
         self.epoch, self.epoch_bytes = epoch, epoch_bytes
@@ -130,8 +134,13 @@ class _Job:
         self.failed = threading.Event()
         self.committer = Committer(store, cohorts, self.progressed, self.failed)
         self.shared = Shared(
-            follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(), self.fail
-        )
+            follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(),
+            lambda: self.committer.committed, self.fail, accept_gap,
+        )  # fmt: skip
+        self._origins: dict[tuple[str, str], list[Position]] = {}
+        for name, partition, text in store.rows("SELECT source, partition, position FROM merganser.positions"):
+            if position := json.loads(text):
+                self._origins.setdefault((name, partition), []).append(position)
         self.pending: list[Prepared] = []
         self._pending_bytes = 0
         self._cuts = 0
@@ -163,7 +172,10 @@ class _Job:
                 stopped = self.stop.is_set()
                 if self.failure is None and not self.failed.is_set():
                     self._cut(last=True)
-                self.committer.finish()
+                try:
+                    self.committer.finish()
+                finally:
+                    self.shared.release(self.committer.committed)
         if self.failure is not None:
             raise self.failure
         self.store.checkpoint()
@@ -241,13 +253,15 @@ class _Job:
         self.shared.pending = False
 
     def _start_of(self, source: str, partition: str) -> Position | None:
-        """Where the cohort that is furthest behind goes on; the others skip what they have."""
-        behind = [
-            cohort.progress.get((source, partition)) for cohort in self.cohorts if any(s.name == source for s in cohort.sources)
-        ]
-        if any(p is None for p in behind):
-            return None
-        return min((p for p in behind if p is not None), key=lambda p: p.seq).position
+        """Where the cohort that is furthest behind goes on; the others skip what they have.
+
+        A view that is new begins where the source once began.
+        """
+        found = behind(self.cohorts, source, partition)
+        if found is None:
+            connector = next(s.connector for s in self.sources if s.name == source)
+            found = connector.origin(self._origins.get((source, partition), []))
+        return found
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

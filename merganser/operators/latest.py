@@ -1,8 +1,9 @@
 """``latest``: the last row of each key by event time; ties go to the later partition name, then position.
 
 The order is total and part of the events, so the view does not depend on the order of arrival. A row whose columns
-besides key, id and event time are all NULL deletes its key, as a null payload does in a compacted Kafka topic; the
-deletion itself is kept, so that an older row that comes later does not bring the key back.
+besides key, id, event time and what comes with a message (its offset, …) are all NULL deletes its key, as a null payload
+does in a compacted Kafka topic; the deletion itself is kept, so that an older row that comes later does not bring the
+key back.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ class LatestStep:
         self.columns = [quote(name) for name in node.columns]
         self.keys = [quote(name) for name in node.by]
         source = node.source
-        payload = [quote(n) for n in node.columns if n not in {*node.by, source.id, source.key, source.time}]
+        apart = {*node.by, source.id, source.key, source.time, *source.connector.metadata(source.schema)}
+        payload = [quote(n) for n in node.columns if n not in apart]
         self.deleted = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:

@@ -1,16 +1,17 @@
-"""The port to where events live. A connector says where; a reader goes through one partition of it in order.
+"""The port to where events live. A connector says where; a reader goes through some of its partitions, each in order.
 
 The contract of a reader, checked by ``tests/sources/contract.py``:
 
-- Chunks come in the partition's order and hold whole records; ``seq`` goes on without a gap from chunk to chunk.
-- A reader opened at ``chunk.position`` goes on with the record after that chunk: nothing twice, nothing left out.
-- The records, their ``seq`` and their bytes do not depend on ``max_bytes``, nor on when one stopped and went on.
-- ``read`` never blocks: ``None`` says that there is nothing now. After ``finished`` there never will be.
+- The chunks of a partition come in its order and hold whole records; each begins (``seq``) where the one before ended.
+- A partition that is added at ``chunk.position`` goes on with the record after that chunk: nothing twice, nothing left out.
+- The records, their ordinals and their bytes do not depend on ``max_bytes``, nor on when one stopped and went on.
+- ``read`` never blocks: ``None`` says that there is nothing now. Of a partition in ``finished`` nothing more will come.
 - A log that was changed behind its reader's back (shorter, replaced) is a SourceError, never a silent jump.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from merganser.codecs import Chunk, Codec
@@ -20,22 +21,25 @@ Position = dict[str, Any]
 
 
 class Reader(Protocol):
-    """Reads one partition. Used from one thread."""
+    """Reads those partitions that were added. Used from one thread."""
 
-    partition: str
+    def add(self, partition: str, position: Position | None) -> None:
+        """Read this partition too, from ``position`` or the beginning on."""
+        ...
 
     def read(self, max_bytes: int) -> Chunk | None:
-        """The next records, about ``max_bytes`` of them (at least one), or None when there are none now."""
+        """The next records of one of the partitions, about ``max_bytes`` (at least one record), or None when there are none now."""
         ...
 
-    @property
-    def finished(self) -> bool:
-        """True when the end was reached in a run that does not follow."""
+    def finished(self) -> list[tuple[str, bool]]:
+        """The partitions that were read to their end (in a run that does not follow) since this was last asked.
+
+        With each, whether that is for ever: it can get no further records (Parquet, ``.gz``).
+        """
         ...
 
-    @property
-    def immutable(self) -> bool:
-        """True when ``finished`` is for ever: what was read can get no further records (Parquet, ``.gz``)."""
+    def committed(self, positions: Mapping[str, Position]) -> None:
+        """What the store has come to; for copies of positions elsewhere (Kafka's consumer groups)."""
         ...
 
     def close(self) -> None: ...
@@ -49,20 +53,28 @@ class Connector(Protocol):
         """One line for plans: ``files data/orders/*.jsonl``. No secrets."""
         ...
 
+    def metadata(self, schema: Schema) -> dict[str, str]:
+        """Columns (name to DuckDB type) that come with a record and not from its payload, such as a Kafka message's key."""
+        ...
+
     def check(self) -> None:
-        """Raise a UsageError that says what to do, if nothing can be read at all (no such file)."""
+        """Raise a MerganserError that says what to do, if nothing can be read at all (no such file, no broker)."""
         ...
 
     def partitions(self) -> list[str]:
         """The partitions there are now, in a fixed order; called again while following."""
         ...
 
-    def open(self, source: str, partition: str, position: Position | None, *, follow: bool) -> Reader:
-        """A reader of one partition, at ``position`` or at the beginning."""
+    def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Reader:
+        """A reader that has no partition yet. ``accept_gap``: go on, and record it, where the log has lost records."""
         ...
 
-    def codec(self, schema: Schema) -> Codec:
-        """A new codec for what this connector reads."""
+    def origin(self, positions: Sequence[Position]) -> Position | None:
+        """Where the records begin that lie behind some positions in one partition: None for the partition's beginning."""
+        ...
+
+    def codec(self, schema: Schema, time: str | None = None) -> Codec:
+        """A new codec for what this connector reads; ``time``: the column of the event time."""
         ...
 
     def total_bytes(self) -> int | None:

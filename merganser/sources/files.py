@@ -23,6 +23,7 @@ from merganser.schema import Schema
 from merganser.sources import Position
 from merganser.sources.columnar import ColumnarFile
 from merganser.sources.text import TextFile
+from merganser.sources.turns import Turns
 
 HEAD = 1024
 """Bytes at the beginning of a file that tell it from another of the same name."""
@@ -122,10 +123,16 @@ class Files:
     def partitions(self) -> list[str]:
         return self.found() if self.partition_by else ["files"]
 
-    def open(self, source: str, partition: str, position: Position | None, *, follow: bool) -> FilesReader:
-        return FilesReader(self, source, partition, position, follow)
+    def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
+        return Turns(lambda partition, position: FilesReader(self, source, partition, position, follow))
 
-    def codec(self, schema: Schema) -> Codec:
+    def origin(self, positions: Sequence[Position]) -> None:
+        return None
+
+    def metadata(self, schema: Schema) -> dict[str, str]:
+        return {}
+
+    def codec(self, schema: Schema, time: str | None = None) -> Codec:
         names = self.found() or [p for p in self.paths if _known(Path(p).name)]
         return format_of(names[0])[1](schema) if names else JsonCodec(schema)
 

@@ -12,6 +12,7 @@ from merganser.codecs.json import JsonCodec, Lines
 from merganser.errors import UsageError
 from merganser.schema import Schema
 from merganser.sources import Position
+from merganser.sources.turns import Turns
 
 Record = bytes | Mapping[str, Any]
 
@@ -47,10 +48,16 @@ class Memory:
     def partitions(self) -> list[str]:
         return list(self.lines)
 
-    def open(self, source: str, partition: str, position: Position | None, *, follow: bool) -> MemoryReader:
-        return MemoryReader(self.lines[partition], source, partition, position, follow)
+    def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
+        return Turns(lambda partition, position: MemoryReader(self.lines[partition], source, partition, position, follow))
 
-    def codec(self, schema: Schema) -> Codec:
+    def origin(self, positions: Sequence[Position]) -> None:
+        return None
+
+    def metadata(self, schema: Schema) -> dict[str, str]:
+        return {}
+
+    def codec(self, schema: Schema, time: str | None = None) -> Codec:
         return JsonCodec(schema)
 
     def total_bytes(self) -> int | None:

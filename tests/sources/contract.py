@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from merganser.codecs import Decoded
 from merganser.schema import Schema
 from merganser.sources import Connector
 
@@ -29,16 +31,19 @@ class Case:
 
 def drain(connector: Connector, partition: str, position: Any, max_bytes: Callable[[], int], chunks: int | None = None):
     """Chunks of a partition from a position on, decoded; at most ``chunks``."""
-    reader = connector.open("s", partition, position, follow=False)
+    reader = connector.open("s", follow=False)
+    reader.add(partition, position)
     codec = connector.codec(SCHEMA)
     out = []
     while chunks is None or len(out) < chunks:
         chunk = reader.read(max_bytes())
         if chunk is None:
-            assert reader.finished
-            break
-        decoded = codec.decode(chunk)
-        assert len(decoded.table) + len(decoded.rejects) == chunk.records > 0
+            if reader.finished():
+                break
+            time.sleep(0.001)
+            continue
+        decoded = codec.decode(chunk) if chunk.records else Decoded(SCHEMA.arrow_schema().empty_table(), [])
+        assert len(decoded.table) + len(decoded.rejects) == chunk.records
         out.append((chunk, decoded))
     reader.close()
     return out
