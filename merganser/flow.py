@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def source(
         raise FlowError(f"the events of source {name!r} are somewhere, such as mg.files(…), not in {connector!r}")
     declared = Schema.declare(schema)
     metadata = connector.metadata(declared)
-    declared = Schema((*declared.columns, *(Column(n, t) for n, t in metadata.items() if n not in declared)))
+    more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
+    declared = replace(declared, columns=(*declared.columns, *more))
     for role, column in (("time", time), ("id", id), ("key", key)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")

@@ -59,6 +59,10 @@ def test_avro(tmp_path: Path) -> None:
             {"type": "record", "name": "R", "fields": [{"name": "x", "type": "boolean"}]},
             Column("r", "STRUCT(x BOOLEAN)", True),
         ),
+        "w": (["int", "null", "string"], Column("w", "UNION(int INTEGER, string VARCHAR)")),
+        "p": ({"type": "fixed", "name": "P", "size": 12, "logicalType": "duration"}, Column("p", "INTERVAL", True)),
+        "x": ({"type": "record", "name": "X", "fields": [{"name": "x", "type": ["null", "X"]}]}, Column("x", "JSON", True)),
+        "y": ("E", Column("y", "VARCHAR", True)),
     }
     record = {"type": "record", "name": "T", "fields": [{"name": n, "type": t} for n, (t, _) in fields.items()]}
     found = Schema.declare(_file(tmp_path, "t.avsc", record))
@@ -73,7 +77,7 @@ def test_avro(tmp_path: Path) -> None:
         ("a.avsc", "{", "no JSON"),
         ("a.avsc", {"type": "record"}, "no Avro schema"),
         ("a.avsc", {"type": "array", "items": "int"}, "must be an Avro record"),
-        ("a.avsc", {"type": "record", "name": "A", "fields": [{"name": "x", "type": ["int", "string"]}]}, "union of 2"),
+        ("a.avsc", {"type": "record", "name": "A", "fields": [{"name": "x", "type": ["int", ["null"]]}]}, "a union may not"),
         ("a.schema.json", [], "object with properties"),
         ("a.txt", {}, "known are .avsc"),
     ],

@@ -13,34 +13,54 @@ from merganser.errors import SourceError
 from merganser.schema import Schema
 
 
+def fitted(table: pa.Table, schema: Schema, where: str) -> pa.Table:
+    """The declared columns of a table that has types of its own, cast without loss. Raises SourceError."""
+    wanted = schema.arrow_schema()
+    columns = []
+    for name in schema.names():
+        if name not in table.column_names:
+            raise SourceError(f"{where} has no column {name!r}; it has {', '.join(table.column_names)}")
+        column, kind = table[name], wanted.field(name).type
+        try:
+            columns.append(column if column.type == kind else column.cast(kind))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise SourceError(
+                f"{where}: column {name!r} is {column.type}, which cannot be read as {schema[name].type} without loss:"
+                f" {str(error).splitlines()[0]}"
+            ) from None
+    return pa.table(columns, schema=wanted)
+
+
+def nulls(rows: pa.Table, schema: Schema) -> dict[int, str]:
+    """The rows with a NULL where none may be, and what to say of them."""
+    why: dict[int, str] = {}
+    for column in schema.columns:
+        if column.required and rows[column.name].null_count:
+            for i in np.flatnonzero(pc.is_null(rows[column.name]).to_numpy()).tolist():
+                why.setdefault(i, f"column {column.name!r} ({column.type} NOT NULL) is null")
+    return why
+
+
 class ColumnarCodec:
     """Picks and casts columns. A file that does not fit is a SourceError; a NULL in a required column a reject."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._arrow = schema.arrow_schema()
 
     def decode(self, chunk: Chunk) -> Decoded:
-        table: pa.Table = chunk.payload
-        columns = [self._column(table, name, chunk.place.file) for name in self._schema.names()]
-        rows = pa.table(columns, schema=self._arrow).append_column(
-            SEQ, pa.array(np.arange(chunk.seq, chunk.seq + len(table)))
-        )
-        bad = np.zeros(len(rows), np.bool_)
-        why: dict[int, str] = {}
-        for column in self._schema.columns:
-            if column.required and rows[column.name].null_count:
-                nulls = pc.is_null(rows[column.name]).to_numpy()
-                for i in np.flatnonzero(nulls & ~bad).tolist():
-                    why[i] = f"column {column.name!r} ({column.type} NOT NULL) is null"
-                bad |= nulls
+        rows = fitted(chunk.payload, self._schema, chunk.place.file)
+        rows = rows.append_column(SEQ, pa.array(np.arange(chunk.seq, chunk.seq + len(rows))))
+        why = nulls(rows, self._schema)
         if not why:
             return Decoded(rows, [])
+        good = np.ones(len(rows), np.bool_)
+        good[list(why)] = False
+        bad = sorted(why)
         rejects = [
             Reject(chunk.seq + i, at, raw, "missing field", why[i])
-            for i, (at, raw) in zip(sorted(why), self.locate(chunk, [chunk.seq + i for i in sorted(why)]))
+            for i, (at, raw) in zip(bad, self.locate(chunk, [chunk.seq + i for i in bad]))
         ]
-        return Decoded(rows.filter(pa.array(~bad)), rejects)
+        return Decoded(rows.filter(pa.array(good)), rejects)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         found = []
@@ -50,17 +70,3 @@ class ColumnarCodec:
             line = None if chunk.place.line is None else chunk.place.line + i
             found.append((Place(chunk.place.file, None, line), json.dumps(row, default=str).encode()))
         return found
-
-    def _column(self, table: pa.Table, name: str, file: str) -> pa.ChunkedArray:
-        if name not in table.column_names:
-            raise SourceError(f"{file} has no column {name!r}; it has {', '.join(table.column_names)}")
-        column, wanted = table[name], self._arrow.field(name).type
-        if column.type == wanted:
-            return column
-        try:
-            return column.cast(wanted)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            raise SourceError(
-                f"{file}: column {name!r} is {column.type}, which cannot be read as {self._schema[name].type} without loss:"
-                f" {str(error).splitlines()[0]}"
-            ) from None

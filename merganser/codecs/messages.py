@@ -88,7 +88,7 @@ class MessageCodec:
     ) -> None:
         self._schema, self._columns, self._time = schema, columns, time
         taken = {name for name, _ in columns}
-        self._payload = payload(Schema(tuple(c for c in schema.columns if c.name not in taken)))
+        self._payload = payload(replace(schema, columns=tuple(c for c in schema.columns if c.name not in taken)))
         self._arrow = schema.arrow_schema()
         self._con = scratch()
 

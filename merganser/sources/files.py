@@ -1,4 +1,4 @@
-"""Files as a source: JSON Lines, CSV (both also ``.gz`` and ``.zst``), Parquet, Arrow IPC.
+"""Files as a source: JSON Lines, CSV (both also ``.gz`` and ``.zst``), Avro, Parquet, Arrow IPC.
 
 The files of a source are one partition, read in the order of their names, as a rotated log is; one that appears later
 comes after those already begun, whatever its name. With ``partition_by="file"`` each is a partition of its own.
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from merganser.codecs import Chunk, Codec, Place
+from merganser.codecs.avro import AvroCodec
 from merganser.codecs.columnar import ColumnarCodec
 from merganser.codecs.csv import CsvCodec
 from merganser.codecs.json import JsonCodec
@@ -22,6 +23,7 @@ from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import Schema
 from merganser.sources import Position
 from merganser.sources.columnar import ColumnarFile
+from merganser.sources.containers import ContainerFile
 from merganser.sources.text import TextFile
 from merganser.sources.turns import Turns
 
@@ -33,6 +35,7 @@ FORMATS: dict[str, tuple[str, Callable[[Schema], Codec]]] = {
     ".ndjson": ("jsonl", JsonCodec),
     ".json": ("jsonl", JsonCodec),
     ".csv": ("csv", CsvCodec),
+    ".avro": ("avro", AvroCodec),
     ".parquet": ("parquet", ColumnarCodec),
     ".arrow": ("arrow", ColumnarCodec),
     ".ipc": ("arrow", ColumnarCodec),
@@ -52,8 +55,8 @@ def files(
 ) -> Files:
     """Events in files: a path, a glob, a folder (all files of a known format in it), or several of these.
 
-    The format goes by the name: ``.jsonl``, ``.csv`` (with a header; both also ``.gz``, ``.zst``), ``.parquet``,
-    ``.arrow``. Relative paths are relative to where the flow runs. ``partition_by="file"``: each file is a log of its
+    The format goes by the name: ``.jsonl``, ``.csv`` (with a header; both also ``.gz``, ``.zst``), ``.avro``,
+    ``.parquet``, ``.arrow``. Relative paths are relative to where the flow runs. ``partition_by="file"``: each file is a log of its
     own; else all are one, in the order of their names. Records longer than ``max_record_bytes`` are dead letters.
     """
     paths = (path,) if isinstance(path, (str, Path)) else tuple(path)
@@ -164,7 +167,7 @@ class FilesReader:
         self._head: str = position.get("head", "")
         self._at: dict[str, Any] | None = position.get("at")
         self._size: int = position.get("size", 0)
-        self._open: TextFile | ColumnarFile | None = None
+        self._open: TextFile | ContainerFile | ColumnarFile | None = None
         self._waiting: list[str] = []
         self._finished = False
         self._check_done()
@@ -245,6 +248,8 @@ class FilesReader:
         kind, _, compression = format_of(self._name)
         if kind in ("jsonl", "csv"):
             self._open = TextFile(self._name, kind, compression, self._at, self._files.max_record_bytes)
+        elif kind == "avro":
+            self._open = ContainerFile(self._name, self._at)
         else:
             self._open = ColumnarFile(self._name, kind, self._at)
         return True
@@ -287,7 +292,7 @@ class FilesReader:
 
 def _grows(name: str) -> bool:
     kind, _, compression = format_of(name)
-    return kind in ("jsonl", "csv") and compression is None
+    return kind in ("jsonl", "csv", "avro") and compression is None
 
 
 def _head(name: str) -> str:

@@ -8,6 +8,7 @@ import io
 import json
 from pathlib import Path
 
+import fastavro
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
@@ -46,7 +47,17 @@ def _arrow(part: list[dict]) -> bytes:
     return sink.getvalue()
 
 
+def _avro(part: list[dict]) -> bytes:
+    sink = io.BytesIO()
+    fields = [{"name": "x", "type": ["null", "double"]}, {"name": "extra", "type": "string", "default": "e"},
+              {"name": "name", "type": ["null", "string"]}, {"name": "id", "type": "long"}]  # fmt: skip
+    schema = fastavro.parse_schema({"type": "record", "name": "Row", "fields": fields})
+    fastavro.writer(sink, schema, part, codec="deflate", sync_interval=60)
+    return sink.getvalue()
+
+
 WRITERS = {
+    "avro": _avro,
     "jsonl": _jsonl,
     "csv": _csv,
     "jsonl.gz": lambda part: gzip.compress(_jsonl(part[:5])) + gzip.compress(_jsonl(part[5:])),

@@ -1,0 +1,372 @@
+"""Avro is read as fastavro reads it, value by value, whatever the schema; what is none is a reject with its bytes."""
+
+from __future__ import annotations
+
+import io
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from merganser.codecs import Chunk, Place, Reject, avro
+from merganser.codecs.cursor import Bytes
+from merganser.errors import SourceError
+from merganser.schema import Schema
+from merganser.schema.avro import declared, parse
+from merganser.sources.containers import ContainerFile
+from tests.codecs.avro_data import records, same
+
+INTEROP = Path(__file__).parent / "interop/avro"
+SLOW = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+
+
+def write(tree: Any, values: list[Any]) -> list[bytes]:
+    parsed = fastavro.parse_schema(tree)
+    out = []
+    for value in values:
+        buffer = io.BytesIO()
+        fastavro.schemaless_writer(buffer, parsed, value)
+        out.append(buffer.getvalue())
+    return out
+
+
+def read(writer: Any, datums: list[bytes], reader: Any = None) -> tuple[pa.Table, list[int], list[tuple[int, str, str]]]:
+    schema = reader if isinstance(reader, Schema) else declared(parse(reader or writer, "reader"), "reader")
+    end = np.cumsum([len(d) for d in datums], dtype=np.int64)
+    start = end - np.array([len(d) for d in datums], np.int64)
+    table, numbers, failures = avro.DatumReader(schema, parse(writer, "writer"), "test").read(Bytes(b"".join(datums)), start, end)
+    assert len(numbers) + len(failures) == len(datums)
+    assert table.schema == schema.arrow_schema()
+    table.validate(full=True)
+    return table, numbers.tolist(), failures
+
+
+@SLOW
+@given(st.data())
+def test_every_value_of_every_type_is_read_as_fastavro_reads_it(data: st.DataObject) -> None:
+    tree, values = data.draw(records())
+    rows = data.draw(st.lists(values, min_size=1, max_size=6))
+    datums = write(tree, rows)
+    expected = [fastavro.schemaless_reader(io.BytesIO(d), fastavro.parse_schema(tree)) for d in datums]
+    table, _, failures = read(tree, datums)
+    assert not failures
+    assert all(map(same, table.to_pylist(), expected)), (table.to_pylist(), expected)
+
+
+@SLOW
+@given(st.data())
+def test_one_by_one_and_side_by_side_are_the_same(data: st.DataObject) -> None:
+    """What a broken neighbour does: each datum by itself, or all together with broken ones between."""
+    tree, values = data.draw(records())
+    good = write(tree, data.draw(st.lists(values, min_size=1, max_size=5)))
+    mixed = [d for datum in good for d in (datum, datum + b"\0", datum[:-1])]
+    table, numbers, failures = read(tree, mixed)
+    rows = dict(zip(numbers, table.to_pylist()))
+    broken = {i for i, _, _ in failures}
+    for i, datum in enumerate(mixed):
+        alone, _, wrong = read(tree, [datum])
+        assert (i in broken) == bool(wrong)
+        if not wrong:
+            assert repr(alone.to_pylist()) == repr([rows[i]])  # not ==: NaN is a value too
+    assert {3 * i for i in range(len(good))} <= set(numbers)
+
+
+@SLOW
+@given(st.data())
+def test_a_container_file_of_any_codec_is_read_as_fastavro_reads_it(tmp_path_factory: Any, data: st.DataObject) -> None:
+    tree, values = data.draw(records())
+    rows = data.draw(st.lists(values, max_size=40))
+    codec = data.draw(st.sampled_from(["null", "deflate", "bzip2", "xz", "snappy"]))
+    buffer = io.BytesIO()
+    fastavro.writer(buffer, fastavro.parse_schema(tree), rows, codec=codec, sync_interval=data.draw(st.integers(0, 60)))
+    expected = list(fastavro.reader(io.BytesIO(buffer.getvalue())))
+    table, rejects = file(buffer.getvalue(), tmp_path_factory.getbasetemp())
+    assert not rejects
+    assert all(map(same, table.drop_columns("_seq").to_pylist(), expected)) and len(table) == len(expected)
+
+
+def file(content: bytes | Path, folder: Path, schema: Schema | None = None) -> tuple[pa.Table, list[Reject]]:
+    """All rows and rejects of a container file."""
+    path = content if isinstance(content, Path) else folder / "made.avro"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    reader = ContainerFile(str(path), None)
+    tables, rejects, seq, codec = [], [], 0, None
+    try:
+        while (piece := reader.read(1, last=True)) is not None:
+            codec = codec or avro.AvroCodec(schema or declared(piece.payload.writer, str(path)))
+            place = Place(str(path), piece.byte, piece.line)
+            chunk = Chunk("s", "p", seq, piece.records, place, piece.payload, {}, piece.disk_bytes)
+            decoded = codec.decode(chunk)
+            assert len(decoded.table) + len(decoded.rejects) == piece.records
+            found = decoded.table["_seq"].to_pylist()
+            assert [at.line for at, _ in codec.locate(chunk, found)] == [seq_ + 1 for seq_ in found]
+            seq += piece.records
+            tables.append(decoded.table)
+            rejects += decoded.rejects
+    finally:
+        reader.close()
+    return (pa.concat_tables(tables) if tables else pa.table({"_seq": pa.array([], pa.int64())})), rejects
+
+
+# -- the files of the Avro project -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["weather", "weather-deflate", "weather-snappy", "weather-sorted", "schemas-simple-data",
+                                  "schemas-withUnion-data"])  # fmt: skip
+def test_the_files_of_the_avro_project_are_read_as_fastavro_reads_them(name: str) -> None:
+    path = INTEROP / f"{name}.avro"
+    table, rejects = file(path, path)
+    with path.open("rb") as opened:
+        expected = list(fastavro.reader(opened))
+    assert not rejects and all(map(same, table.drop_columns("_seq").to_pylist(), expected)) and len(table) == len(expected) > 0
+
+
+def test_zstandard_of_the_avro_project() -> None:
+    plain, _ = file(INTEROP / "weather.avro", INTEROP)
+    packed, _ = file(INTEROP / "weather-zstd.avro", INTEROP)
+    assert packed.equals(plain)
+
+
+def test_a_sync_marker_within_the_metadata_does_not_confuse() -> None:
+    table, rejects = file(INTEROP / "syncInMeta.avro", INTEROP)
+    assert len(table) == 6001 and not rejects and table["ID"].to_pylist()[:3] == [1, 2, 3]
+
+
+def test_a_single_object_message_of_the_avro_project() -> None:
+    schema = parse((INTEROP / "messageV1-test_schema.avsc").read_text(), "schema")
+    message = (INTEROP / "messageV1-test_message.bin").read_bytes()
+    assert message[:2] == b"\xc3\x01" and int.from_bytes(message[2:10], "little") == schema.fingerprint
+    table, _, failures = read(schema.tree, [message[10:]])
+    theirs = fastavro.schemaless_reader(io.BytesIO(message[10:]), fastavro.parse_schema(schema.tree))
+    assert not failures and table.to_pylist() == [theirs]
+
+
+def test_the_interop_schema_is_read_whole() -> None:
+    """It has every kind of type, and one that contains itself, which is a column of JSON."""
+    tree = fastavro.schema.load_schema(str(INTEROP / "interop.avsc"))
+    node = {"label": "root", "children": [{"label": "leaf", "children": []}]}
+    row = {
+        "intField": 12, "longField": 15234324, "stringField": "hey", "boolField": True, "floatField": 1234.0,
+        "doubleField": -1234.0, "bytesField": b"12312adf", "nullField": None, "arrayField": [5.0, 0.0, 12.0],
+        "mapField": {"a": {"label": "a"}, "bee": {"label": "cee"}}, "unionField": 12.0, "enumField": "C",
+        "fixedField": b"1019181716151413", "recordField": node,
+    }  # fmt: skip
+    table, _, failures = read(tree, write(tree, [row, row | {"unionField": [b"x"]}, row | {"unionField": True}]))
+    assert not failures
+    (first, second, third) = table.to_pylist()
+    assert first["recordField"] == '{"label": "root", "children": [{"label": "leaf", "children": []}]}'
+    assert (first["unionField"], second["unionField"], third["unionField"]) == (12.0, [b"x"], True)
+    for name in row.keys() - {"recordField", "unionField"}:
+        assert same(first[name], row[name]), name
+
+
+# -- schema resolution ------------------------------------------------------------------------------------------------------
+
+
+def rec(*fields: Any, name: str = "R", **more: Any) -> dict[str, Any]:
+    made = [f if isinstance(f, dict) else {"name": f[0], "type": f[1]} | ({"default": f[2]} if len(f) > 2 else {}) for f in fields]
+    return {"type": "record", "name": name, "fields": made, **more}
+
+
+RESOLUTIONS: list[tuple[Any, Any, Any]] = [
+    (rec(("a", "int")), rec(("a", "long")), {"a": -5}),
+    (rec(("a", "int")), rec(("a", "float")), {"a": 1 << 20}),
+    (rec(("a", "int")), rec(("a", "double")), {"a": 7}),
+    (rec(("a", "long")), rec(("a", "float")), {"a": 1 << 40}),
+    (rec(("a", "long")), rec(("a", "double")), {"a": 1 << 40}),
+    (rec(("a", "float")), rec(("a", "double")), {"a": 0.5}),
+    (rec(("a", "string")), rec(("a", "bytes")), {"a": "ä"}),
+    (rec(("a", "bytes")), rec(("a", "string")), {"a": b"abc"}),
+    (rec(("a", "int")), rec(("a", ["null", "long"])), {"a": 5}),
+    (rec(("a", ["null", "int"])), rec(("a", ["null", "long"])), {"a": 5}),
+    (rec(("a", ["null", "int"])), rec(("a", ["null", "long"])), {"a": None}),
+    (rec(("a", ["null", "int"])), rec(("a", "int")), {"a": 5}),
+    (rec(("a", ["int", "string"])), rec(("a", ["string", "long", "null"])), {"a": 5}),
+    (rec(("a", "int"), ("b", "string")), rec(("b", "string"), ("a", "int")), {"a": 5, "b": "x"}),
+    (rec(("a", "int"), ("b", "string")), rec(("b", "string")), {"a": 5, "b": "x"}),
+    (rec(("a", "int")), rec(("a", "int"), ("b", "string", "none")), {"a": 5}),
+    (rec(("a", "int")), rec(("a", "int"), ("b", ["null", "int"], None)), {"a": 5}),
+    (rec(("a", "int")), rec(("a", "int"), ("b", {"type": "array", "items": "int"}, [1, 2])), {"a": 5}),
+    (rec(("a", "int")), rec(("a", "int"), ("b", {"type": "map", "values": "long"}, {"k": 2})), {"a": 5}),
+    (rec(("a", "int")), rec(("a", "int"), ("b", rec(("x", "int"), name="S"), {"x": 1})), {"a": 5}),
+    (rec(("a", "int")), rec({"name": "z", "type": "int", "aliases": ["a"]}), {"a": 5}),
+    (rec(("a", "int"), name="Old"), rec(("a", "int"), name="New", aliases=["Old"]), {"a": 5}),
+    (
+        rec(("a", {"type": "enum", "name": "E", "symbols": ["X", "Y"]})),
+        rec(("a", {"type": "enum", "name": "E", "symbols": ["Y", "Z"], "default": "Z"})),
+        {"a": "X"},
+    ),
+    (rec(("a", {"type": "array", "items": "int"})), rec(("a", {"type": "array", "items": "double"})), {"a": [1, 2]}),
+    (rec(("a", {"type": "map", "values": "int"})), rec(("a", {"type": "map", "values": ["null", "long"]})), {"a": {"k": 1}}),
+]
+
+
+@pytest.mark.parametrize(("writer", "reader", "value"), RESOLUTIONS)
+def test_one_schema_is_read_as_another_as_the_specification_says(writer: Any, reader: Any, value: Any) -> None:
+    (datum,) = write(writer, [value])
+    theirs = fastavro.schemaless_reader(io.BytesIO(datum), fastavro.parse_schema(writer), fastavro.parse_schema(reader))
+    for datums in ([datum], [datum, datum + b"\0"], [datum[:-1], datum]):
+        table, _, _ = read(writer, datums, reader)
+        assert all(map(same, table.to_pylist(), [theirs])), table.to_pylist()
+
+
+def test_defaults_that_fastavro_does_not_read() -> None:
+    """A field's own default within a record's, and bytes, whose default is written as text."""
+    inner = rec(("x", "int"), ("y", "string", "d"), name="S")
+    reader = rec(("a", "int"), ("b", inner, {"x": 1}), ("c", "bytes", "\u00ff"))
+    table, _, _ = read(rec(("a", "int")), [b"\x0a", b"\x0a\0"], reader)
+    assert table.to_pylist() == [{"a": 5, "b": {"x": 1, "y": "d"}, "c": b"\xff"}]
+
+
+def test_a_millisecond_stays_one_whoever_reads_it() -> None:
+    """fastavro, as Java, takes the reader's unit for a number that the writer counted in another: a silent change."""
+    units = [{"type": "long", "logicalType": f"timestamp-{unit}"} for unit in ("millis", "micros", "nanos")]
+    table, _, _ = read(rec(("a", units[0])), [b"\x02"], rec(("a", units[1])))
+    assert table["a"].cast(pa.int64()).to_pylist() == [1000]
+    with pytest.raises(SourceError, match="written as timestamp-nanos, read as timestamp-micros"):
+        read(rec(("a", units[2])), [b"\x02"], rec(("a", units[1])))
+
+
+@pytest.mark.parametrize(
+    ("reader", "message"),
+    [
+        (rec(("a", "string")), r"at /a: written as int, read as string"),
+        (rec(("a", "int"), ("b", "int")), r"at /b: the writer has no such field, and it has no default"),
+        (rec(("a", ["null", "string"])), r"at /a: written as int, read as one of null, string"),
+    ],
+)
+def test_schemas_that_do_not_go_together_stop_before_the_first_row(reader: Any, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        read(rec(("a", "int")), [b"\0"], reader)
+
+
+def test_records_of_different_names_do_not_go_together_within_others() -> None:
+    writer, reader = (rec(("a", rec(("x", "int"), name=name)), name="Root") for name in ("Old", "New"))
+    with pytest.raises(SourceError, match="at /a: written as Old, read as New"):
+        read(writer, [b"\0"], reader)
+
+
+def test_columns_that_are_declared_by_their_types_are_picked_and_cast() -> None:
+    tree = rec(("a", "int"), ("b", "string"), ("c", {"type": "bytes", "logicalType": "decimal", "precision": 6, "scale": 2}))
+    datums = write(tree, [{"a": 1, "b": "x", "c": Decimal(1)}])
+    table, _, _ = read(tree, datums, Schema.declare({"c": "DECIMAL(18,2)", "a": "BIGINT"}))
+    assert table.to_pylist() == [{"c": 1, "a": 1}] and str(table.schema.field("c").type) == "decimal128(18, 2)"
+    with pytest.raises(SourceError, match="has no column x; it has a, b, c"):
+        read(tree, datums, Schema.declare({"x": "BIGINT"}))
+
+
+# -- hostile bytes ----------------------------------------------------------------------------------------------------------
+
+NULLS = rec(("a", {"type": "array", "items": "null"}))
+HOSTILE: list[tuple[str, Any, bytes, str]] = [
+    ("cut off", rec(("a", "string")), b"\x0aab", "cut off"),
+    ("trailing", rec(("a", "int")), b"\x02\x02", "trailing bytes"),
+    ("negative length", rec(("a", "string")), b"\x01", "not avro"),
+    ("endless varint", rec(("a", "long")), b"\xff" * 11, "not avro"),
+    ("65 bits", rec(("a", "long")), b"\xff" * 9 + b"\x02", "out of range"),
+    ("int of 33 bits", rec(("a", "int")), b"\x80\x80\x80\x80\x10", "out of range"),
+    ("not utf-8", rec(("a", "string")), b"\x04\xff\xfe", "not utf-8"),
+    ("lone surrogate", rec(("a", "string")), b"\x06\xed\xa0\x80", "not utf-8"),
+    ("boolean 2", rec(("a", "boolean")), b"\x02", "not avro"),
+    ("branch 9", rec(("a", ["null", "int"])), b"\x12", "not avro"),
+    ("branch -1", rec(("a", ["null", "int"])), b"\x01", "not avro"),
+    ("symbol 7", rec(("a", {"type": "enum", "name": "E", "symbols": ["A"]})), b"\x0e", "not avro"),
+    ("100 million nulls in five bytes", NULLS, b"\x80\x84\xaf\x5f\x00", "too many elements"),
+    ("blocks of nulls", NULLS, b"\xfe\xff\x07" * 40 + b"\x00", "too many elements"),
+    ("a list longer than its bytes", rec(("a", {"type": "array", "items": "int"})), b"\xfe\xff\xff\xff\x0f\x02", "cut off"),
+    ("a key twice", rec(("a", {"type": "map", "values": "int"})), b"\x04\x02k\x02\x02k\x04\x00", "duplicate key"),
+    ("time past midnight", rec(("a", {"type": "int", "logicalType": "time-millis"})), b"\x80\xf0\xb2\x52", "out of range"),
+    ("no uuid", rec(("a", {"type": "string", "logicalType": "uuid"})), b"\x04no", "wrong type"),
+    (
+        "decimal of three digits", rec(("a", {"type": "bytes", "logicalType": "decimal", "precision": 2})), b"\x02\x64",
+        "out of range",
+    ),
+    (
+        "decimal of 40 bytes", rec(("a", {"type": "bytes", "logicalType": "decimal", "precision": 38})),
+        b"\x50" + b"\x7f" * 40, "out of range",
+    ),
+    (
+        "nested a thousand times", rec(("n", ["null", "R"])), b"\x02" * 1000 + b"\x00", "nested too deeply",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("tree", "datum", "reason"), [h[1:] for h in HOSTILE], ids=[h[0] for h in HOSTILE])
+def test_hostile_bytes_are_refused_with_a_reason(tree: Any, datum: bytes, reason: str) -> None:
+    table, _, failures = read(tree, [datum, datum])
+    assert not len(table) and [(i, why) for i, why, _ in failures] == [(0, reason), (1, reason)]
+
+
+def test_unusual_encodings_are_values_all_the_same() -> None:
+    """Numbers and blocks that no one writes so, but that are what they are."""
+    array = rec(("a", {"type": "array", "items": "long"}))
+    table, _, _ = read(array, [b"\x03\x04\x02\x04\x00", b"\x02\x02\x02\x04\x00", b"\x82\x00\x82\x80\x00\x02\x04\x00"])
+    assert table["a"].to_pylist() == [[1, 2]] * 2 + [[1, 2]]
+    decimal = rec(("a", {"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}))
+    table, _, _ = read(decimal, [b"\x28" + b"\0" * 19 + b"\x07", b"\x00", b"\x28" + b"\xff" * 20])
+    assert [str(v) for v in table["a"].to_pylist()] == ["0.07", "0.00", "-0.01"]
+    identity = rec(("a", {"type": "string", "logicalType": "uuid"}))
+    text = b"{12345678-1234-5678-1234-567812345678}"
+    table, _, _ = read(identity, [bytes([2 * len(text)]) + text])
+    assert table["a"].to_pylist() == ["12345678-1234-5678-1234-567812345678"]
+    many = list(range(3000))
+    table, _, _ = read(array, write(array, [{"a": many}, {"a": [1]}]))
+    assert table["a"].to_pylist() == [many, [1]]
+
+
+def container(tree: Any, rows: list[Any], **more: Any) -> bytes:
+    buffer = io.BytesIO()
+    fastavro.writer(buffer, fastavro.parse_schema(tree), rows, **more)
+    return buffer.getvalue()
+
+
+def test_a_bad_value_in_a_block_costs_its_record_only(tmp_path: Path) -> None:
+    tree = rec(("a", "string"), ("b", "int"))
+    content = container(tree, [{"a": f"v{i}é", "b": i} for i in range(9)])
+    table, rejects = file(content.replace("v4é".encode(), b"v4\xff\xfe"), tmp_path)
+    assert table["b"].to_pylist() == [0, 1, 2, 3, 5, 6, 7, 8]
+    (reject,) = rejects
+    assert (reject.seq, reject.reason, reject.raw, reject.place.line) == (4, "not utf-8", b"\x08v4\xff\xfe\x08", 5)
+
+
+def test_a_record_without_an_end_takes_the_rest_of_its_block_along(tmp_path: Path) -> None:
+    tree = rec(("a", "string"))
+    content = container(tree, [{"a": f"value{i}"} for i in range(40)], sync_interval=40)
+    broken = content.replace(b"\x0evalue2"[:1] + b"\x0evalue2"[1:], b"\x7evalue2", 1).replace(b"\x0cvalue2", b"\x7evalue2", 1)
+    table, rejects = file(broken, tmp_path)
+    assert len(table) + len(rejects) == 40 and 0 < len(rejects) < 10
+    assert {r.reason for r in rejects} <= {"cut off", "lost", "trailing bytes"} and rejects[0].raw
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda c: c[:-1], "the file ends within it"),
+        (lambda c: c[:-1] + b"?", "the marker behind it is not that of the file"),
+        (lambda c: b"Obj\x02" + c[4:], "is no Avro container file"),
+        (lambda c: c[:20], "cut off within its header"),
+        (lambda c: c.replace(b"\x08null", b"\x08nule"), "is compressed with 'nule'; known are null, deflate"),
+    ],
+)
+def test_a_damaged_file_stops_with_what_to_do(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(SourceError, match=message):
+        file(change(container(rec(("a", "int")), [{"a": 1}])), tmp_path)
+
+
+def test_a_block_that_would_fill_the_memory_stops(tmp_path: Path) -> None:
+    import zlib
+
+    content = container(rec(("a", "bytes")), [], codec="deflate")
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    bomb = b"".join(squeezer.compress(b"\0" * (1 << 20)) for _ in range(300)) + squeezer.flush()
+    size = io.BytesIO()
+    fastavro.schemaless_writer(size, "long", len(bomb))
+    with pytest.raises(SourceError, match="it becomes more than 268,435,456 bytes"):
+        file(content + b"\x02" + size.getvalue() + bomb + content[-16:], tmp_path)
