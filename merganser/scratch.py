@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import cache
 
 import duckdb
+import pyarrow as pa
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
@@ -25,3 +26,40 @@ def _instance() -> duckdb.DuckDBPyConnection:
 def scratch() -> duckdb.DuckDBPyConnection:
     """A connection to the one instance, for one thread. What is registered in a connection is seen there only."""
     return _instance().cursor()
+
+
+class Query:
+    """A query over one table, planned once and run over many tables of one schema. For one thread.
+
+    To plan a query takes as long as to decode some thousand records with it.
+    """
+
+    def __init__(self, sql: str, relation: str) -> None:
+        """``sql``: a SELECT that reads ``relation``, which is what ``run`` is given."""
+        self._sql, self._relation = sql, relation
+        self._con = scratch()
+        self._feed: _Feed | None = None
+
+    def run(self, table: pa.Table) -> pa.Table:
+        """The result, all of it. Raises what DuckDB raises (``REFUSED`` for a value that the query cannot take)."""
+        if self._feed is None or self._feed.schema != table.schema:
+            self._feed = _Feed(table.schema)
+            self._con.register(self._relation, self._feed)
+            self._con.execute(f"PREPARE query AS {self._sql}")
+        self._feed.table = table
+        try:
+            return self._con.sql("EXECUTE query").to_arrow_table()
+        finally:
+            self._feed.table = None
+
+
+class _Feed:
+    """What DuckDB reads as a table: by the Arrow PyCapsule interface, asked anew each time that the query runs."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self.schema = schema
+        self.table: pa.Table | None = None
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        table = self.schema.empty_table() if self.table is None else self.table
+        return table.__arrow_c_stream__(requested_schema)

@@ -20,7 +20,7 @@ from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.values import ordinals, place, rule, shown, utf8_error
 from merganser.errors import SourceError
 from merganser.schema import Schema
-from merganser.scratch import scratch
+from merganser.scratch import Query
 from merganser.sql import quote
 
 
@@ -57,9 +57,8 @@ class CsvCodec:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._con = scratch()
         self._names = list(schema.names())
-        self._sql = self._cast_sql()
+        self._query = Query(self._cast_sql(), "_texts")
 
     def decode(self, chunk: Chunk) -> Decoded:
         payload: CsvPayload = chunk.payload
@@ -110,8 +109,7 @@ class CsvCodec:
         return f"SELECT {', '.join(items)}, ({' OR '.join(bad)}) AS _bad FROM _texts t"
 
     def _cast(self, texts: pa.Table) -> pa.Table:
-        self._con.register("_texts", texts)
-        return self._con.sql(self._sql).to_arrow_table()
+        return self._query.run(texts)
 
     def _fields(self, payload: CsvPayload, count: int) -> pa.Table | None:
         """The declared columns as text; None unless every record has as many fields as the header."""

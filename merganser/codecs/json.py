@@ -27,7 +27,7 @@ from merganser.codecs.messages import Messages
 from merganser.codecs.values import SMALL, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
-from merganser.scratch import REFUSED, scratch
+from merganser.scratch import REFUSED, Query
 from merganser.sql import literal, quote
 
 
@@ -42,7 +42,7 @@ class Lines:
     def of(cls, data: bytes | memoryview, ends: npt.NDArray[np.int64] | None = None) -> Lines:
         """Lines of bytes; ``ends``: where the line ends stand, if that is known. The last line may have none."""
         if ends is None:
-            ends = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
+            ends = line_ends(data)
         unfinished = len(data) > 0 and data[-1] != 10
         starts = np.empty(len(ends) + 1 + unfinished, np.int32)
         starts[0] = 0
@@ -79,20 +79,34 @@ class Lines:
         return place(chunk, int(self.starts[i]), i, seq)
 
 
+BLOCK = 1 << 18
+"""Bytes that are searched at a time: few enough to stay in the processor's cache."""
+
+
+def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:
+    """Where the line ends stand."""
+    array = np.frombuffer(data, np.uint8)
+    marks = np.empty(min(BLOCK, len(array)), np.bool_)
+    found = [np.zeros(0, np.int64)]
+    for begin in range(0, len(array), BLOCK):
+        block = array[begin : begin + BLOCK]
+        found.append(np.flatnonzero(np.equal(block, 10, out=marks[: len(block)])) + begin)
+    return np.concatenate(found)
+
+
 class JsonCodec:
     """Decodes the JSON objects of a chunk, one a line or message. For one thread."""
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._con = scratch()
-        self._fast = {careful: self._fast_sql(careful) for careful in (False, True)}
-        self._middle, self._slow = self._middle_sql(), self._slow_sql()
+        self._fast = {careful: Query(self._fast_sql(careful), "_lines") for careful in (False, True)}
+        self._middle, self._slow = Query(self._middle_sql(), "_lines"), Query(self._slow_sql(), "_lines")
         self._names = list(schema.names())
         self._lenient = False
         self._empty = schema.arrow_schema().empty_table()
         self._careful = False
         try:
-            self._query(self._fast[True], pa.array([], pa.string()))
+            self._fast[True].run(_table(pa.array([], pa.string())))
         except duckdb.Error as error:
             raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
 
@@ -137,7 +151,8 @@ class JsonCodec:
             if c.required:
                 checks.append(f"{field} IS NOT NULL")
         spec = {c.name: rule(c, careful).decoded for c in self._schema.columns}
-        # A boolean is 0 or 1 to DuckDB: where an integer is one of these, integers are read as text, which tells them apart.
+        # A boolean is 0 or 1 to DuckDB: records in which an integer is one of these are read again, integers as text,
+        # which tells them apart.
         flags = [f"s.{quote(c.name)} IN (0, 1)" for c in self._schema.columns if c.type in SMALL and not careful]
         return (
             f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok, ({' OR '.join(flags) or 'false'}) AS _flags"
@@ -191,30 +206,27 @@ class JsonCodec:
             "  SELECT CASE WHEN json_valid(l) THEN l::JSON END AS j FROM _lines))"
         )
 
-    def _query(self, sql: str, lines: pa.Array) -> pa.Table:
-        self._con.register("_lines", pa.table({"l": lines}))
-        try:
-            return self._con.sql(sql).to_arrow_table()
-        finally:
-            self._con.unregister("_lines")
-
     def _try_fast(self, lines: pa.Array) -> pa.Table | None:
         """All columns, or None if any record has to be looked at more closely."""
         try:
-            table = self._query(self._fast[self._careful], lines)
+            table = self._fast[self._careful].run(_table(lines))
+            flags = table["_flags"]
+            if pc.any(flags).as_py():
+                doubted = lines.filter(flags.combine_chunks())
+                if not _all(self._fast[True].run(_table(doubted))["_ok"]):
+                    return None
+                # Where they are many, do not read them twice.
+                self._careful = len(doubted) > len(lines) // 4
         except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException, UnicodeDecodeError):
             return None
-        if not self._careful and pc.any(table["_flags"]).as_py():
-            self._careful = True
-            return self._try_fast(lines)
-        if len(table) != len(lines) or table["_ok"].null_count or not pc.all(table["_ok"]).as_py():
+        if len(table) != len(lines) or not _all(table["_ok"]):
             return None
         return table.select(self._names)
 
     def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows that are good, and the numbers of their lines."""
         try:
-            table = self._query(self._middle, lines)
+            table = self._middle.run(_table(lines))
             sure = table["_ok"].to_numpy()
             table = table.drop_columns(["_ok"]).filter(pa.array(sure))
         except REFUSED:
@@ -233,7 +245,7 @@ class JsonCodec:
     def _one_by_one(self, lines: pa.Array) -> tuple[pa.Table, list[int]]:
         """All columns (whatever stands in bad records), and the numbers of the bad records."""
         try:
-            table = self._query(self._slow, lines)
+            table = self._slow.run(_table(lines))
         except REFUSED:
             if len(lines) == 1:
                 return pa.Table.from_pylist([{}], schema=self._empty.schema), [0]
@@ -285,6 +297,15 @@ class JsonCodec:
 
 class _Pairs(list[tuple[str, object]]):
     """An object with its keys as they came, repeated ones too."""
+
+
+def _table(lines: pa.Array) -> pa.Table:
+    return pa.table({"l": lines})
+
+
+def _all(flags: pa.ChunkedArray) -> bool:
+    """Whether all are true, none false or NULL."""
+    return not flags.null_count and pc.all(flags).as_py() is not False
 
 
 def _no_constant(name: str) -> None:

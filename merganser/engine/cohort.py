@@ -26,7 +26,6 @@ from merganser.operators.deduplicate import DeduplicateStep
 from merganser.operators.latest import LatestStep
 from merganser.operators.rowlocal import KEEP, RowLocal
 from merganser.plan import Aggregated, Deduplicate, Latest, Materialize, Node, Source, prefix
-from merganser.scratch import scratch
 from merganser.sql import quote
 from merganser.store import Books, Progress, Store
 
@@ -64,7 +63,6 @@ class Cohort:
                     name = f"deduplicate_{node.source.name}_{node.digest()}_{number}"
                     self._deduplications[node] = DeduplicateStep(node, name)
         self._compiled: dict[Node, RowLocal] = {}
-        self._scratch = scratch()
 
     # -- in the store ---------------------------------------------------------------------------------------------
 
@@ -273,7 +271,7 @@ class Cohort:
         """Row-local verbs behind a stateful one. Not in the store: an error there would end its transaction."""
         compiled = self._compiled.setdefault(node, RowLocal(start, node))
         table = rows.table.filter(rows.table[rows.condition]) if rows.condition else rows.table
-        result, refused = compiled.run(self._scratch, table)
+        result, refused = compiled.run(table)
         dead: list[DeadLetter] = []
         for r in refused:
             chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.end)

@@ -19,7 +19,6 @@ from merganser.errors import RecordError
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
-from merganser.scratch import scratch
 from merganser.sql import literal
 
 YEAR_ONE = -62_135_596_800_000_000
@@ -63,7 +62,6 @@ class Preparer:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
         self._source = source
         self._codec: Codec = source.connector.codec(source.schema, source.time)
-        self._con = scratch()
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}
 
@@ -111,7 +109,7 @@ class Preparer:
             compiled = self._compiled[node, chunk.partition] = RowLocal(start, node, extra=hashed)
         if not len(table):
             return Branch(None, [])
-        rows, refused = compiled.mark(self._con, table)
+        rows, refused = compiled.mark(table)
         if not refused:
             return Branch(rows, [])
         found = self._codec.locate(chunk, [r.seq for r in refused])

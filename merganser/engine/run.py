@@ -40,7 +40,7 @@ CHUNK_BYTES = 8 << 20
 FIRST_BYTES = 8 << 20
 """The first epoch is cut at this size, each next one at twice the last: so the committer has something to do at once."""
 
-EPOCH_BYTES = 64 << 20
+EPOCH_BYTES = 32 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
 
 

@@ -157,11 +157,15 @@ class DeduplicateStep:
         names = ", ".join(self.ids)
         equal = " AND ".join(f"s.{n} IS NOT DISTINCT FROM n.{n}" for n in ("_p", *self.ids))
         stored = ", ".join(f"s.{n}" for n in self.ids)
+        near = "true"
+        if self.node.within is not None:  # lets DuckDB pass over what is too old or too new to matter
+            moments = now["_time"].to_numpy()
+            near = f"s._time BETWEEN {moments.min() - self.node.within} AND {moments.max() + self.node.within}"
         # Rows of earlier epochs come first, with _row = -1.
         found = con.sql(
             f"WITH n AS (SELECT _p, {columns}, _row, _time, _wm, {self.hash} AS {HASH} FROM _now)"
             f" SELECT * FROM (SELECT s._p, {stored}, -1 AS _row, s._time, 0 AS _wm, {HASH} FROM {self.table} s"
-            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} UNION ALL FROM n) ORDER BY {HASH}, _row"
+            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} WHERE {near} UNION ALL FROM n) ORDER BY {HASH}, _row"
         ).to_arrow_table()
         con.unregister("_now")
         hashes, row = found[HASH].to_numpy(), found["_row"].to_numpy()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import duckdb
 import pyarrow as pa
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 from merganser.errors import FlowError
 from merganser.operators import HIDDEN, PART
 from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, MapBatches, Node, Select
-from merganser.scratch import REFUSED
+from merganser.scratch import REFUSED, Query
 from merganser.sql import quote
 
 FATAL = (duckdb.FatalException, duckdb.InternalException, duckdb.OutOfMemoryException, duckdb.InterruptException)
@@ -32,7 +33,7 @@ class Refused:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """One pass over a batch: SQL over ``_in``, or a function; ``node`` is the last verb in it."""
 
@@ -40,10 +41,11 @@ class Stage:
     sql: str | None
     fn: MapBatches | None
 
-    def work(self, con: duckdb.DuckDBPyConnection) -> Callable[[pa.Table], pa.Table]:
-        sql, fn = self.sql, self.fn
-        if sql is not None:
-            return lambda table: _query(con, table, sql)
+    @cached_property
+    def work(self) -> Callable[[pa.Table], pa.Table]:
+        fn = self.fn
+        if self.sql is not None:
+            return Query(f"FROM {self.sql}", "_in").run
         assert fn is not None
         return lambda table: _call(fn, table)
 
@@ -73,16 +75,16 @@ class RowLocal:
             columns = [f"coalesce({_both(filters)}, false) AS {KEEP}"] if filters else []
             self._mask = Stage(end, f"(SELECT {', '.join([*columns, *extra])} FROM _in)", None)
 
-    def mark(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
+    def mark(self, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
         """Like ``run``, but filters may only mark the rows that are left, in a column ``_keep``."""
         if self._mask is None:
-            return self.run(con, table)
+            return self.run(table)
         try:
-            marks = self._mask.work(con)(table)
+            marks = self._mask.work(table)
         except FATAL:
             raise
         except REFUSED:  # some row cannot be computed
-            return self.run(con, table)
+            return self.run(table)
         for name in marks.column_names:
             if name != KEEP:
                 table = table.append_column(name, marks[name])
@@ -95,14 +97,14 @@ class RowLocal:
             return (table.filter(marks[KEEP]) if left else None), []
         return table.append_column(KEEP, marks[KEEP]), []
 
-    def run(self, con: duckdb.DuckDBPyConnection, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
+    def run(self, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
         """The rows that come out, in order (None if there are none), and those that could not be computed."""
         refused: list[Refused] = []
         result: pa.Table | None = table
         for stage in self.stages:
             if result is None or len(result) == 0:
                 return None, refused
-            result = _halving(result, stage.work(con), stage.node, refused)
+            result = _halving(result, stage.work, stage.node, refused)
         return result, refused
 
 
@@ -164,11 +166,6 @@ def _sql(node: Node, of: str) -> str:
         elif hidden in node.hidden:
             parts.append(f"{quote(role or '')} AS {hidden}")
     return f"(SELECT {', '.join(parts)}, COLUMNS('^_(seq|time|wm|part)$') FROM {of})"
-
-
-def _query(con: duckdb.DuckDBPyConnection, table: pa.Table, sql: str) -> pa.Table:
-    con.register("_in", table)
-    return con.sql(f"FROM {sql}").to_arrow_table()
 
 
 def _call(node: MapBatches, table: pa.Table) -> pa.Table:

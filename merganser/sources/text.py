@@ -6,17 +6,22 @@ import gzip
 import io
 import os
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 import zstandard
 
 from merganser.codecs import Place, Reject
 from merganser.codecs.csv import CsvPayload, boundaries, header_of
-from merganser.codecs.json import Lines
+from merganser.codecs.json import Lines, line_ends
 from merganser.errors import SourceError
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,7 @@ class TextFile:
         self, name: str, kind: str, compression: str | None, at: dict[str, Any] | None, max_record_bytes: int
     ) -> None:
         self._name, self._csv, self._limit = name, kind == "csv", max_record_bytes
-        self._raw = Path(name).open("rb")  # noqa: SIM115 # closed by close()
+        self._raw = Path(name).open("rb", buffering=0)  # noqa: SIM115 # closed by close()
         self._compressed = compression is not None
         self._text = _text(self._raw, compression)
         at = at or {"byte": 0, "line": 0, "open": False}
@@ -72,23 +77,25 @@ class TextFile:
         if self._open and not self._close_record():
             return None
         data, ended = self._fill(max_bytes)
-        cut = self._cut(data)
-        while not cut:  # not one whole record yet
+        ends = self._record_ends(data)
+        while not len(ends):  # not one whole record yet
+            whole = bytes(data)
             if ended:
-                if last and data:
-                    return self._last(data)
-                self._rest = data  # it waits for the end of its line
+                if last and whole:
+                    return self._last(whole)
+                self._rest = whole  # it waits for the end of its line
                 return None
-            if len(data) > self._limit:
-                return self._skip(data, last)
-            more, ended = self._fill(max_bytes)
-            data += more
-            cut = self._cut(data)
+            if len(whole) > self._limit:
+                return self._skip(whole, last)
+            self._rest = whole
+            data, ended = self._fill(len(whole) + max_bytes)
+            ends = self._record_ends(data)
+        cut = int(ends[-1]) + 1
         if self._compressed:
-            self._rest = data[cut:]
+            self._rest = bytes(data[cut:])
         else:  # to read a part of a record again costs less than to put it in front of the next piece
             self._raw.seek(cut - len(data), os.SEEK_CUR)
-        return self._piece(memoryview(data)[:cut])
+        return self._piece(data[:cut], ends)
 
     # -- bytes ------------------------------------------------------------------------------------------------------
 
@@ -112,40 +119,43 @@ class TextFile:
         self._disk = self._raw.tell()
 
     def _pull(self, size: int) -> bytes:
+        return self._decompressed(self._text.read, size)
+
+    def _decompressed(self, read: Callable[[int], T], argument: int) -> T:
         try:
-            return self._text.read(size)
+            return read(argument)
         except (EOFError, zlib.error, gzip.BadGzipFile, zstandard.ZstdError, OSError) as error:
             raise SourceError(
                 f"{self._name} cannot be decompressed behind byte {self._byte + len(self._rest)} of its text ({error});"
                 " all records before were read. Replace it by a whole one and rebuild, or cut it off there"
             ) from None
 
-    def _fill(self, size: int) -> tuple[bytes, bool]:
-        data, self._rest = self._rest, b""
-        ended = False
-        while len(data) < size and not ended:
-            more = self._pull(size - len(data))
-            ended = not more
-            data = data + more if data else more
-        return data, ended
+    def _fill(self, size: int) -> tuple[memoryview, bool]:
+        """What is left over and what follows it, ``size`` bytes in all, or fewer at the end of the file; whether it is there.
 
-    def _cut(self, data: bytes) -> int:
-        """How many bytes of ``data`` are whole records."""
-        if not self._csv or b'"' not in data:
-            return data.rfind(b"\n") + 1
-        ends = np.flatnonzero(boundaries(np.frombuffer(data, np.uint8)))
-        return int(ends[-1]) + 1 if len(ends) else 0
+        In Arrow's memory: it is used again without being given back and cleared by the system, which costs more than reading.
+        """
+        rest, self._rest = self._rest, b""
+        buffer = memoryview(pa.allocate_buffer(max(size, len(rest)))).cast("B")
+        buffer[: len(rest)] = rest
+        filled = len(rest)
+        while filled < size:
+            more = self._decompressed(lambda at: self._text.readinto(buffer[at:]), filled)
+            if not more:
+                return buffer[:filled], True
+            filled += more
+        return buffer[:filled], False
+
+    def _record_ends(self, data: memoryview) -> npt.NDArray[np.int64]:
+        """Where the line ends stand that end a record."""
+        if not self._csv:
+            return line_ends(data)
+        return np.flatnonzero(boundaries(np.frombuffer(data, np.uint8)))
 
     # -- records ----------------------------------------------------------------------------------------------------
 
-    def _piece(self, data: bytes | memoryview) -> Piece:
-        array = np.frombuffer(data, np.uint8)
-        if self._csv:
-            ends = np.flatnonzero(boundaries(array))
-            newlines = int(np.count_nonzero(array == 10))
-        else:
-            ends = np.flatnonzero(array == 10)
-            newlines = len(ends)
+    def _piece(self, data: memoryview, ends: npt.NDArray[np.int64]) -> Piece:
+        newlines = int(np.count_nonzero(np.frombuffer(data, np.uint8) == 10)) if self._csv else len(ends)
         unfinished = len(data) > 0 and data[-1] != 10
         longest = int(np.diff(ends, prepend=-1, append=len(data)).max()) - 1
         rejects: tuple[Reject, ...] = ()
@@ -170,11 +180,12 @@ class TextFile:
     def _last(self, data: bytes) -> Piece | None:
         """The last record of a file that does not end with a line end."""
         self._open = True
-        return self._piece(data)
+        view = memoryview(data)
+        return self._piece(view, self._record_ends(view))
 
     def _close_record(self) -> bool:
         """After a last record without a line end: whatever follows must begin with one. False if nothing follows."""
-        data, _ = self._fill(1)
+        data = self._rest or self._pull(1)
         if not data:
             return False
         if data[:1] not in (b"\n", b"\r"):
@@ -185,8 +196,7 @@ class TextFile:
             )
         end = data.find(b"\n")
         if end < 0:
-            more, _ = self._fill(2)
-            data += more
+            data += self._pull(2)
             end = data.find(b"\n")
         self._rest = data[end + 1 :]
         self._byte += end + 1
@@ -272,7 +282,7 @@ def _compression(name: str) -> str | None:
     return "gz" if name.endswith(".gz") else "zst" if name.endswith(".zst") else None
 
 
-def _text(raw: BinaryIO, compression: str | None) -> BinaryIO | gzip.GzipFile | io.BufferedReader:
+def _text(raw: io.FileIO, compression: str | None) -> io.FileIO | gzip.GzipFile | io.BufferedReader:
     raw.seek(0)
     if compression == "gz":
         return gzip.GzipFile(fileobj=raw, mode="rb")
