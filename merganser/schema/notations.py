@@ -10,8 +10,9 @@ from merganser.schema import Schema, avro, json_schema
 
 
 def load(spec: str | Path) -> Schema:
-    """The schema in a file: ``order.avsc``, ``order.schema.json``. Raises FlowError."""
-    path = Path(spec)
+    """The schema in a file: ``order.avsc``, ``order.proto#Order``, ``order.schema.json``. Raises FlowError."""
+    name, _, message = str(spec).partition("#")
+    path = Path(name)
     if not path.is_file():
         raise FlowError(f"there is no schema file {path} (looked in {Path.cwd()})")
     if path.name.endswith(".avsc"):
@@ -22,4 +23,10 @@ def load(spec: str | Path) -> Schema:
         except ValueError as error:
             raise FlowError(f"{path} is no JSON: {error}") from None
         return json_schema.declared(tree, str(path))
-    raise FlowError(f"schema file {path}: known are .avsc (Avro) and .schema.json (JSON Schema)")
+    if path.name.endswith(".proto"):
+        try:
+            from merganser.schema import protobuf
+        except ImportError:
+            raise FlowError(f"{path}: Protocol Buffers need more packages: pip install 'merganser[protobuf]'") from None
+        return protobuf.declared(protobuf.load(path, message or None, str(path)), str(path))
+    raise FlowError(f"schema file {path}: known are .avsc (Avro), .proto (Protocol Buffers) and .schema.json (JSON Schema)")

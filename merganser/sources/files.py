@@ -1,4 +1,4 @@
-"""Files as a source: JSON Lines, CSV (both also ``.gz`` and ``.zst``), Avro, Parquet, Arrow IPC.
+"""Files as a source: JSON Lines, CSV (both also ``.gz`` and ``.zst``), Avro, Protocol Buffers, Parquet, Arrow IPC.
 
 The files of a source are one partition, read in the order of their names, as a rotated log is; one that appears later
 comes after those already begun, whatever its name. With ``partition_by="file"`` each is a partition of its own.
@@ -16,6 +16,7 @@ from typing import Any
 
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.avro import AvroCodec
+from merganser.codecs.binary import BinaryCodec
 from merganser.codecs.columnar import ColumnarCodec
 from merganser.codecs.csv import CsvCodec
 from merganser.codecs.json import JsonCodec
@@ -24,11 +25,19 @@ from merganser.schema import Schema
 from merganser.sources import Position
 from merganser.sources.columnar import ColumnarFile
 from merganser.sources.containers import ContainerFile
+from merganser.sources.delimited import DelimitedFile
 from merganser.sources.text import TextFile
 from merganser.sources.turns import Turns
 
 HEAD = 1024
 """Bytes at the beginning of a file that tell it from another of the same name."""
+
+
+def _protobuf(schema: Schema) -> Codec:
+    from merganser.codecs.protobuf import MessageReader  # needs packages that not everyone installs
+
+    return BinaryCodec(MessageReader(schema, "the file"))
+
 
 FORMATS: dict[str, tuple[str, Callable[[Schema], Codec]]] = {
     ".jsonl": ("jsonl", JsonCodec),
@@ -36,6 +45,7 @@ FORMATS: dict[str, tuple[str, Callable[[Schema], Codec]]] = {
     ".json": ("jsonl", JsonCodec),
     ".csv": ("csv", CsvCodec),
     ".avro": ("avro", AvroCodec),
+    ".pb": ("protobuf", _protobuf),
     ".parquet": ("parquet", ColumnarCodec),
     ".arrow": ("arrow", ColumnarCodec),
     ".ipc": ("arrow", ColumnarCodec),
@@ -56,8 +66,9 @@ def files(
     """Events in files: a path, a glob, a folder (all files of a known format in it), or several of these.
 
     The format goes by the name: ``.jsonl``, ``.csv`` (with a header; both also ``.gz``, ``.zst``), ``.avro``,
-    ``.parquet``, ``.arrow``. Relative paths are relative to where the flow runs. ``partition_by="file"``: each file is a log of its
-    own; else all are one, in the order of their names. Records longer than ``max_record_bytes`` are dead letters.
+    ``.pb`` (Protocol Buffers, each message with its length in front), ``.parquet``, ``.arrow``. Relative paths are
+    relative to where the flow runs. ``partition_by="file"``: each file is a log of its own; else all are one, in the
+    order of their names. Records longer than ``max_record_bytes`` are dead letters.
     """
     paths = (path,) if isinstance(path, (str, Path)) else tuple(path)
     if not paths or not all(isinstance(p, (str, Path)) for p in paths):
@@ -167,7 +178,7 @@ class FilesReader:
         self._head: str = position.get("head", "")
         self._at: dict[str, Any] | None = position.get("at")
         self._size: int = position.get("size", 0)
-        self._open: TextFile | ContainerFile | ColumnarFile | None = None
+        self._open: TextFile | ContainerFile | DelimitedFile | ColumnarFile | None = None
         self._waiting: list[str] = []
         self._finished = False
         self._check_done()
@@ -250,6 +261,8 @@ class FilesReader:
             self._open = TextFile(self._name, kind, compression, self._at, self._files.max_record_bytes)
         elif kind == "avro":
             self._open = ContainerFile(self._name, self._at)
+        elif kind == "protobuf":
+            self._open = DelimitedFile(self._name, self._at, self._files.max_record_bytes)
         else:
             self._open = ColumnarFile(self._name, kind, self._at)
         return True
@@ -292,7 +305,7 @@ class FilesReader:
 
 def _grows(name: str) -> bool:
     kind, _, compression = format_of(name)
-    return kind in ("jsonl", "csv", "avro") and compression is None
+    return kind in ("jsonl", "csv", "avro", "protobuf") and compression is None
 
 
 def _head(name: str) -> str:

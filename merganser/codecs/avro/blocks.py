@@ -13,8 +13,9 @@ import pyarrow as pa
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.avro.datums import DatumReader
-from merganser.codecs.avro.node import Broken, Node, Scan
+from merganser.codecs.avro.node import Node, Scan
 from merganser.codecs.avro.resolution import Resolver
+from merganser.codecs.binary import Broken
 from merganser.codecs.cursor import Bytes, Cursor, Ints
 from merganser.schema import Schema
 from merganser.schema.avro import AvroSchema

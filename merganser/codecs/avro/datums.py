@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
-from merganser.codecs.avro.nested import column
-from merganser.codecs.avro.node import Broken, Scan
+from merganser.codecs.avro.node import Scan
 from merganser.codecs.avro.resolution import Resolver, Unresolvable
-from merganser.codecs.columnar import fitted, nulls
-from merganser.codecs.cursor import Bytes, Cursor, Flags, Ints
+from merganser.codecs.binary import Broken, Failure, accepted, completed
+from merganser.codecs.cursor import Bytes, Cursor, Ints
 from merganser.errors import SourceError
 from merganser.schema import Schema
 from merganser.schema.avro import AvroSchema
-
-Failure = tuple[int, str, str]
-"""Number of a datum among those given, reason, detail."""
 
 
 class DatumReader:
@@ -42,47 +38,16 @@ class DatumReader:
         cursor = Cursor(data, start.copy(), end)
         columns = self._root.columns(cursor)
         ok = cursor.ok & (cursor.at == end)
-        table = pa.table(columns, names=list(self._root.names))
-        numbers = np.arange(len(start))
-        failures: list[Failure] = []
-        if not ok.all():
-            table, numbers, failures = self._singly(data, start, end, table, ok)
-        rows = fitted(table, self._schema, self._where)
-        missing = nulls(rows, self._schema)
-        if missing:
-            good = np.ones(len(rows), np.bool_)
-            good[list(missing)] = False
-            failures += [(int(numbers[i]), "missing field", detail) for i, detail in missing.items()]
-            rows, numbers = rows.filter(pa.array(good)), numbers[good]
-        return rows, numbers, sorted(failures)
+        table = pa.table(columns, schema=pa.schema(list(self._root.type)))
+        return accepted(*completed(table, ok, self._one, data, start, end), self._schema, self._where)
 
-    def _singly(
-        self, data: Bytes, start: Ints, end: Ints, table: pa.Table, ok: Flags
-    ) -> tuple[pa.Table, Ints, list[Failure]]:
-        """Read those that were marked by themselves, and put their rows among the others."""
-        taken, values = [], []
-        failures: list[Failure] = []
-        for i in np.flatnonzero(~ok).tolist():
-            scan = Scan(data.octets[start[i] : end[i]].tobytes())
-            try:
-                value = self._root.one(scan)
-                if scan.at < len(scan.data):
-                    left = len(scan.data) - scan.at
-                    raise Broken("trailing bytes", f"{left} bytes are left behind the last field, at byte {scan.at}")
-            except Broken as error:
-                failures.append((i, error.reason, error.detail))
-            else:
-                taken.append(i)
-                values.append(value)
-        good = np.flatnonzero(ok)
-        table = table.filter(pa.array(ok))
-        if not taken:
-            return table, good, failures
-        more = column(values, self._root.type)
-        own = pa.table([more.field(i) for i in range(more.type.num_fields)], schema=table.schema)
-        numbers = np.concatenate([good, np.array(taken)])
-        order = np.argsort(numbers, kind="stable")
-        return pa.concat_tables([table, own]).take(pa.array(order)), numbers[order], failures
+    def _one(self, datum: bytes) -> Any:
+        scan = Scan(datum)
+        value = self._root.one(scan)
+        if scan.at < len(datum):
+            left = len(datum) - scan.at
+            raise Broken("trailing bytes", f"{left} bytes are left behind the last field, at byte {scan.at}")
+        return value
 
 
 def _projected(writer: AvroSchema, schema: Schema, where: str) -> AvroSchema:

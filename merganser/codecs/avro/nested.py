@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from merganser.codecs.avro.node import Broken, Node, Scan
+from merganser.codecs.avro.node import Node, Scan
 from merganser.codecs.avro.pieces import Bytes, Null
+from merganser.codecs.binary import Broken, array, jsonable
 from merganser.codecs.cursor import Cursor, Ints
 
 MAX_EMPTY = 1 << 16
@@ -46,7 +46,7 @@ class Record:
             else:
                 found[place] = node.read(c)
         for place, (value, kind) in self.defaults.items():
-            found[place] = column([value], kind).take(pa.array(np.zeros(len(c), np.int64)))
+            found[place] = array([value], kind).take(pa.array(np.zeros(len(c), np.int64)))
         return [found[i] for i in range(len(self.names))]
 
     def read(self, c: Cursor) -> pa.Array:
@@ -324,43 +324,3 @@ class Again:
         value = self.of.one(s)
         s.depth -= 1
         return value
-
-
-def jsonable(value: Any) -> Any:
-    """A value of ``one`` as JSON has it: bytes as hexadecimal digits, decimals as text."""
-    if isinstance(value, dict):
-        return {key: jsonable(v) for key, v in value.items()}
-    if isinstance(value, list):
-        if value and isinstance(value[0], tuple) and isinstance(value[0][0], str):
-            return {key: jsonable(v) for key, v in value}
-        return [jsonable(v) for v in value]
-    if isinstance(value, tuple) and not isinstance(value, pa.MonthDayNano):
-        return jsonable(value[1])
-    if isinstance(value, bytes):
-        return value.hex()
-    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
-
-
-def column(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
-    """An array of values as ``one`` gives them; those of unions are (place, value)."""
-    if pa.types.is_union(kind):
-        tags = np.array([0 if v is None else v[0] for v in values], np.int8)
-        children = [
-            column([v[1] if v is not None and v[0] == i else None for v in values], f.type) for i, f in enumerate(kind)
-        ]
-        return pa.UnionArray.from_sparse(pa.array(tags), children, [f.name for f in kind])
-    if pa.types.is_struct(kind) and kind.num_fields:
-        mask = pa.array([v is None for v in values])
-        fields = [column([None if v is None else v[f.name] for v in values], f.type) for f in kind]
-        return pa.StructArray.from_arrays(fields, fields=list(kind), mask=mask)
-    if pa.types.is_list(kind) or pa.types.is_map(kind):
-        offsets = np.zeros(len(values) + 1, np.int32)
-        np.cumsum([0 if v is None else len(v) for v in values], out=offsets[1:])
-        flat = [x for v in values if v is not None for x in v]
-        mask = pa.array([v is None for v in values])
-        if pa.types.is_map(kind):
-            keys, items = [k for k, _ in flat], [x for _, x in flat]
-            made = pa.MapArray.from_arrays(pa.array(offsets), column(keys, kind.key_type), column(items, kind.item_type))
-            return pc.if_else(mask, pa.nulls(len(values), made.type), made) if any(v is None for v in values) else made
-        return pa.ListArray.from_arrays(pa.array(offsets), column(flat, kind.value_type), type=kind, mask=mask)
-    return pa.array(values, kind)

@@ -14,15 +14,8 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from merganser.codecs.binary import Broken
 from merganser.codecs.cursor import Cursor
-
-
-class Broken(Exception):
-    """A datum that is no value of its schema: a reason code and a sentence."""
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
-        self.reason, self.detail = reason, detail
 
 
 class Scan:
@@ -68,5 +61,5 @@ class Node(Protocol):
     def skip(self, c: Cursor) -> None: ...
 
     def one(self, s: Scan) -> Any:
-        """A value as ``column`` takes it. Raises Broken."""
+        """A value as ``binary.array`` takes it. Raises Broken."""
         ...

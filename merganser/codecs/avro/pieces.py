@@ -14,7 +14,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from merganser.codecs.avro.node import Broken, Scan
+from merganser.codecs.avro.node import Scan
+from merganser.codecs.binary import Broken
 from merganser.codecs.cursor import Cursor, Flags, Ints, slices
 
 CANONICAL_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$"

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
-from merganser.codecs.avro.nested import Again, Many, Mismatch, Nested, Record, Union, Wrapped, jsonable
+from merganser.codecs.avro.nested import Again, Many, Mismatch, Nested, Record, Union, Wrapped
 from merganser.codecs.avro.node import Node
 from merganser.codecs.avro.pieces import (
     Boolean,
@@ -29,6 +29,7 @@ from merganser.codecs.avro.pieces import (
     Number,
     uuid_text,
 )
+from merganser.codecs.binary import jsonable
 from merganser.schema import arrow_type
 from merganser.schema.avro import AvroSchema, branch_name
 

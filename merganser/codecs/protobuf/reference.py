@@ -1,0 +1,90 @@
+"""Protocol Buffers messages one by one, by Google's library: what they are, and what is wrong with those that are none."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pyarrow as pa
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
+from google.protobuf.message import DecodeError
+
+from merganser.codecs.binary import Broken
+from merganser.schema.protobuf import DURATION, TIMESTAMP, WRAPPERS, Message, is_json, is_map, nullable
+
+LEAST, MOST = -62_135_596_800, 253_402_300_799
+"""Seconds of a Timestamp: the years 1 to 9999."""
+
+LONGEST = 9_223_372_036
+"""Seconds of a Duration that an INTERVAL can be: 292 years."""
+
+FRACTION = 999_999_999
+
+
+def parsed(message: Message, raw: bytes) -> dict[str, Any]:
+    """The values of a message by field, as ``binary.array`` takes them. Raises Broken."""
+    try:
+        made = message.kind.FromString(raw)
+    except DecodeError as error:
+        said = str(error)
+        if "UTF-8" in said:
+            raise Broken("not utf-8", said) from None
+        raise Broken("not protobuf", f"the bytes are no {message.name}: {said}") from None
+    except ValueError as error:  # a message that is too large
+        raise Broken("not protobuf", str(error)) from None
+    if not made.IsInitialized():
+        raise Broken("missing field", f"{', '.join(made.FindInitializationErrors())} is required")
+    return _fields(made, message.descriptor)
+
+
+def _fields(made: Any, descriptor: Descriptor) -> dict[str, Any]:
+    return {f.name: _value(made, f) for f in descriptor.fields}
+
+
+def _value(made: Any, field: FieldDescriptor) -> Any:
+    if is_map(field):
+        key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
+        found = getattr(made, field.name)
+        return [(_one(k, key), _one(found[k], value)) for k in sorted(found)]  # the library's own order is any
+    if field.is_repeated:
+        return [_one(v, field) for v in getattr(made, field.name)]
+    if (nullable(field) or field.message_type is not None) and not made.HasField(field.name):
+        return None
+    try:
+        return _one(getattr(made, field.name), field)
+    except UnicodeDecodeError as error:
+        raise Broken("not utf-8", f"field {field.name}: {error}") from None
+
+
+def _one(value: Any, field: FieldDescriptor) -> Any:
+    if field.type == FieldDescriptor.TYPE_ENUM:
+        known = field.enum_type.values_by_number.get(value)
+        return known.name if known is not None else str(value)
+    descriptor = field.message_type
+    if descriptor is None:
+        return value
+    if descriptor.full_name in (TIMESTAMP, DURATION):
+        return _moment(value, field, descriptor.full_name == DURATION)
+    if descriptor.full_name in WRAPPERS:
+        return value.value
+    if is_json(descriptor):
+        try:
+            tree = json_format.MessageToDict(value, preserving_proto_field_name=True)
+        except (json_format.Error, ValueError, TypeError) as error:
+            raise Broken("wrong type", f"field {field.name} has no form in JSON: {error}") from None
+        return json.dumps(tree, ensure_ascii=False)
+    return _fields(value, descriptor)
+
+
+def _moment(value: Any, field: FieldDescriptor, duration: bool) -> Any:
+    seconds, nanos = int(value.seconds), int(value.nanos)
+    if duration:
+        fits = abs(seconds) <= LONGEST and abs(nanos) <= FRACTION and seconds * nanos >= 0
+    else:
+        fits = LEAST <= seconds <= MOST and 0 <= nanos <= FRACTION
+    if not fits:
+        what = "a Duration of at most 292 years" if duration else "a Timestamp between the years 1 and 9999"
+        raise Broken("out of range", f"field {field.name}: {seconds} seconds and {nanos} nanoseconds are no {what}")
+    micros = seconds * 1_000_000 + (abs(nanos) // 1000) * (-1 if nanos < 0 else 1)
+    return pa.MonthDayNano([0, 0, micros * 1000]) if duration else micros
