@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
@@ -13,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from merganser.plan import Materialize, Node, Read
+from merganser.plan import Materialize, Node, Read, ordered
 
 if TYPE_CHECKING:
     from merganser.flow import Flow
@@ -35,9 +36,9 @@ def plan_text(flow: Flow) -> str:
     for name, node, of in _named(flow):
         if isinstance(node, Materialize):
             columns = ", ".join(f"{n} {t}" for n, t in node.columns.items())
-            lines.append(f"  {name} := {node.line(of)}  ({columns})")
+            lines.append(f"  {name} := {node.line(*of)}  ({columns})")
         else:
-            lines.append(f"  {name} := {node.line(of)}")
+            lines.append(f"  {name} := {node.line(*of)}")
     lines += [f"  {view.name} := View[{' '.join(view.sql.split())}]" for view in flow.views]
     return "\n".join(lines)
 
@@ -47,34 +48,30 @@ def plan_mermaid(flow: Flow) -> str:
     lines = ["flowchart LR"]
     for name, node, of in _named(flow):
         if isinstance(node, Materialize):
-            lines += [f'  v_{name}[("{name}")]', f"  n_{of} --> v_{name}"]
+            lines += [f'  v_{name}[("{name}")]', f"  n_{of[0]} --> v_{name}"]
             continue
-        text = node.line("").replace("[, ", "[").replace("[: ", "[")
+        text = re.sub(r"\[(, )+", "[", node.line(*("" for _ in of)))
         shape = ("([", "])") if isinstance(node, Read) else ("[", "]")
         lines.append(f'  n_{name}{shape[0]}"{_escaped(text)}"{shape[1]}')
-        if of:
-            lines.append(f"  n_{of} --> n_{name}")
+        lines += [f"  n_{each} --> n_{name}" for each in of]
     for view in flow.views:
         lines.append(f'  v_{view.name}[["{view.name}"]]')
         lines += [f"  v_{m.name} --> v_{view.name}" for m in flow.materialized if m.name in view.sql]
     return "\n".join(lines)
 
 
-def _named(flow: Flow) -> list[tuple[str, Node, str]]:
-    """Name, node and the name of its input, inputs first, each node once."""
+def _named(flow: Flow) -> list[tuple[str, Node, list[str]]]:
+    """Name, node and the names of its inputs, inputs first, each node once."""
     names: dict[Node, str] = {}
-    found: list[tuple[str, Node, str]] = []
-    for view in flow.materialized:
-        for node in reversed(list(view.chain())):
-            if node in names:
-                continue
-            if isinstance(node, Read):
-                names[node] = node.of.name
-            elif isinstance(node, Materialize):
-                names[node] = node.name
-            else:
-                names[node] = f"r{1 + sum(1 for n in names if not isinstance(n, (Read, Materialize)))}"
-            found.append((names[node], node, names[node.input] if node.input else ""))
+    found: list[tuple[str, Node, list[str]]] = []
+    for node in ordered(flow.materialized):
+        if isinstance(node, Read):
+            names[node] = node.of.name
+        elif isinstance(node, Materialize):
+            names[node] = node.name
+        else:
+            names[node] = f"r{1 + sum(1 for n in names if not isinstance(n, (Read, Materialize)))}"
+        found.append((names[node], node, [names[i] for i in node.inputs]))
     return found
 
 

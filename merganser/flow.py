@@ -16,7 +16,7 @@ from merganser.plan import Columns, Node, Source
 from merganser.schema import Column, Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
-from merganser.windows import Window
+from merganser.windows import Session, Window
 
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
 
@@ -101,7 +101,7 @@ class Flow:
     @property
     def sources(self) -> list[Source]:
         """The sources that are read, each once, in the order of first use by a view."""
-        return list(dict.fromkeys(m.source for m in self.materialized))
+        return list(dict.fromkeys(source for m in self.materialized for source in m.sources))
 
     def _free(self, name: str) -> None:
         if not name.isidentifier():
@@ -141,13 +141,30 @@ class Stream:
         return Stream(self._flow, node)
 
     def _open(self, verb: str) -> Node:
-        """The node here, if rows can still be worked on."""
-        if isinstance(self._node, (plan.Aggregated, plan.Latest)):
+        """The node here, if rows can still be worked on: behind windows, that of the closed ones' rows."""
+        node = self._node
+        if isinstance(node, plan.Aggregated) and node.window is not None:
+            return self._final(node, verb)
+        if node.table:
+            what = "aggregate() without a window" if isinstance(node, plan.Aggregated) else f"{type(node).__name__.lower()}()"
             raise FlowError(
-                f"{verb}() cannot follow {'aggregate()' if isinstance(self._node, plan.Aggregated) else 'latest()'}, whose"
-                " rows still change; materialize() it, and use flow.view(name, sql) for SQL over the result"
+                f"{verb}() cannot follow {what}, whose rows still change; materialize() it, and use flow.view(name, sql)"
+                " for SQL over the result"
             )
-        return self._node
+        return node
+
+    def _final(self, node: plan.Aggregated, verb: str) -> plan.Final:
+        """The rows of closed windows as a stream."""
+        unbounded = [s.name for s in node.sources if s.lateness is None]
+        if unbounded:
+            raise FlowError(
+                f"{verb}() works on closed windows, and none ever closes without lateness= in the declaration of source"
+                f" {unbounded[0]!r}; declare lateness='0 seconds' if its events come in order"
+            )
+        if node.late == "update":
+            raise FlowError(f"{verb}() cannot follow windows with late='update', which change after they were closed")
+        columns = {name: kind for name, kind in node.columns.items() if name != "final"}
+        return plan.Final(users_line(), columns, node)
 
     @on_users_line
     def filter(self, sql: str) -> Stream:
@@ -224,6 +241,11 @@ class Stream:
         looked for in the partition that the row came from.
         """
         node = self._open("deduplicate")
+        if not node.events:
+            raise FlowError(
+                "deduplicate() looks for the first event of an id in the order of its partition, and rows here are in no such"
+                " order any more; put it right behind read() and row-local verbs"
+            )
         if by is None:
             column = node.reference("id")
             if column is None:
@@ -239,11 +261,13 @@ class Stream:
         return self._then(plan.Deduplicate(users_line(), node.columns, node, columns, distance))
 
     @on_users_line
-    def window(self, window: Window, *, by: str | Sequence[str] = ()) -> Grouped:
+    def window(self, window: Window | Session, *, by: str | Sequence[str] = ()) -> Grouped:
         """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows."""
         node = self._open("window")
-        if not isinstance(window, Window):
-            raise FlowError("window() takes mg.tumbling('1 minute') or mg.hopping('1 hour', every='15 minutes')")
+        if not isinstance(window, (Window, Session)):
+            raise FlowError(
+                "window() takes mg.tumbling('1 minute') or mg.hopping('1 hour', every='15 minutes')"
+            )
         if node.source.time is None:
             raise FlowError(f"windows need event time, but source {node.source.name!r} has no time=")
         keys = _columns(by, node.columns, "window by") if by else ()
@@ -267,7 +291,7 @@ class Stream:
         """
         node = self._open("latest")
         if by is None:
-            key = node.source.key
+            key = node.declared("key")
             if key is None:
                 raise FlowError(f"latest() needs by=, or key= in the declaration of source {node.source.name!r}")
             by = key
@@ -293,7 +317,7 @@ class Stream:
 class Grouped:
     """What ``window`` and ``group_by`` return: only ``aggregate`` can follow."""
 
-    def __init__(self, flow: Flow, node: Node, window: Window | None, by: tuple[str, ...]) -> None:
+    def __init__(self, flow: Flow, node: Node, window: Window | Session | None, by: tuple[str, ...]) -> None:
         self._flow, self._node, self._window, self._by = flow, node, window, by
 
     @on_users_line

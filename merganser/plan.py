@@ -1,4 +1,11 @@
-"""The plan: frozen nodes that say what a flow does. A node knows its input and derives its columns.
+"""The plan: frozen nodes that say what a flow does. A node knows its inputs and derives its columns.
+
+A node's rows are of one of three kinds:
+
+- *events* (up to and with ``Deduplicate``): each partition's in the partition's order, with the watermark at each row;
+- *a stream* (behind ``Order``, ``Final``, ``Join``, ``AsOf``): rows that do not change any more, in no order but that of
+  their event times. None of them is late, and none has an event time below the stream's watermark once that is reached;
+- *a table* (``Aggregated``, ``Latest``, ``Fold``, ``Enriched``): rows by key that still change.
 
 Nodes compare by value, so two streams that begin with the same verbs share them; ``where`` (the user's line) is not
 part of a node's value. ``line`` prints a node on one line, and those lines are a view's *signature*: what the store
@@ -10,7 +17,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,7 +25,7 @@ from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
 from merganser.schema import Schema
 from merganser.sources import Connector
-from merganser.windows import Window
+from merganser.windows import Session, Window
 
 Columns = dict[str, str]
 """Column name to DuckDB type, in order."""
@@ -59,7 +66,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Node:
-    """Base of all nodes. ``input`` is the node that it reads from; None for ``Read``."""
+    """Base of all nodes. ``input`` is the node that it reads from, or the first of several; None for ``Read``."""
 
     where: str = field(compare=False, repr=False)
     columns: Columns = field(compare=False, repr=False, hash=False)
@@ -67,16 +74,33 @@ class Node:
 
     input: Node | None
     row_local = False
+    table = False
+    """Whether the rows here still change."""
+    multiplies = False
+    """Whether several rows with the same partition and position may come out."""
+    settles = False
+    """Whether events end here: what comes out are rows of its own, and the books of the events are closed."""
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
+        """The node on one line, given names for its inputs."""
         raise NotImplementedError
 
     @property
+    def inputs(self) -> tuple[Node, ...]:
+        return (self.input,) if self.input else ()
+
+    @property
     def source(self) -> Source:
+        """The source that is read, the first one's where there are several: its time and lateness hold here."""
         return next(node.source for node in self.chain() if isinstance(node, Read))
 
+    @property
+    def sources(self) -> tuple[Source, ...]:
+        """All sources that this node depends on, each once."""
+        return tuple(dict.fromkeys(node.of for node in ordered([self]) if isinstance(node, Read)))
+
     def chain(self) -> Iterator[Node]:
-        """This node and those before it, the last first."""
+        """This node and those before it, the last first; of several inputs the first."""
         node: Node | None = self
         while node is not None:
             yield node
@@ -87,15 +111,38 @@ class Node:
         """Those of ``_id`` and ``_key`` that travel with the rows here."""
         return self.input.hidden if self.input else ()
 
+    def declared(self, role: str) -> str | None:
+        """The column that the source declares as ``id``, ``key`` or ``time``; None once rows are no longer its events."""
+        return self.input.declared(role) if self.input else getattr(self.source, role)
+
     def reference(self, role: str) -> str | None:
-        """The column that holds the source's ``id`` or ``key`` here: its own or a hidden one; None where undeclared."""
+        """The column that holds the source's ``id`` or ``key`` here: its own or a hidden one; None where there is none."""
         hidden = {"id": ID, "key": KEY}[role]
-        return hidden if hidden in self.hidden else getattr(self.source, role)
+        return hidden if hidden in self.hidden else self.declared(role)
 
     @property
     def exploded(self) -> bool:
         """True where one event may have become several rows."""
         return any(isinstance(node, Explode) for node in self.chain())
+
+    @property
+    def events(self) -> bool:
+        """True where the rows are events in the order of their partitions, not rows that a step made or released."""
+        return not any(node.settles for node in self.chain())
+
+    @property
+    def ambiguous(self) -> bool:
+        """True where several rows may have the same partition and position, so that these do not order them."""
+        return any(node.multiplies for node in self.chain())
+
+    @property
+    def delays(self) -> dict[str, int]:
+        """By source: how far, in microseconds, this node's watermark lags behind the source's."""
+        found: dict[str, int] = {}
+        for node in self.inputs:
+            for name, delay in node.delays.items():
+                found[name] = max(delay, found.get(name, 0))
+        return found
 
     def digest(self) -> str:
         """Eight hexadecimal digits of what the rows here depend on."""
@@ -113,7 +160,11 @@ class Read(Node):
     def source(self) -> Source:
         return self.of
 
-    def line(self, of: str = "·") -> str:
+    @property
+    def delays(self) -> dict[str, int]:
+        return {self.of.name: 0}
+
+    def line(self, of: str = "·", *others: str) -> str:
         late = ""
         if self.of.time:
             amount = "unbounded" if self.of.lateness is None else show_duration(self.of.lateness)
@@ -137,7 +188,7 @@ class _Reshapes(Node):
     @property
     def hidden(self) -> tuple[str, ...]:
         assert self.input is not None
-        lost = tuple(h for h, role in ((ID, "id"), (KEY, "key")) if _lost(self, h, getattr(self.source, role)))
+        lost = tuple(h for h, role in ((ID, "id"), (KEY, "key")) if _lost(self, h, self.input.declared(role)))
         return self.input.hidden + lost
 
 
@@ -146,7 +197,7 @@ class Filter(Node):
     sql: str
     row_local = True
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Filter[{of}, {self.sql}]"
 
 
@@ -154,7 +205,7 @@ class Filter(Node):
 class Select(_Reshapes):
     items: tuple[tuple[str, str], ...]
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Select[{of}, {_named(self.items)}]"
 
     def changes(self, column: str) -> bool:
@@ -165,7 +216,7 @@ class Select(_Reshapes):
 class Derive(_Reshapes):
     items: tuple[tuple[str, str], ...]
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Derive[{of}, {_named(self.items)}]"
 
     def changes(self, column: str) -> bool:
@@ -176,7 +227,7 @@ class Derive(_Reshapes):
 class Drop(_Reshapes):
     names: tuple[str, ...]
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Drop[{of}, {', '.join(self.names)}]"
 
 
@@ -184,8 +235,9 @@ class Drop(_Reshapes):
 class Explode(Node):
     column: str
     row_local = True
+    multiplies = True
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Explode[{of}, {self.column}]"
 
 
@@ -194,7 +246,7 @@ class MapBatches(_Reshapes):
     fn: Callable[[Any], Any]
     schema: Schema
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"MapBatches[{of}, {getattr(self.fn, '__qualname__', 'fn')}#{_code(self.fn)}, ({self.schema.describe()})]"
 
 
@@ -203,47 +255,65 @@ class Deduplicate(Node):
     by: tuple[str, ...]
     within: int | None
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         within = f", within {show_duration(self.within)}" if self.within is not None else ""
         return f"Deduplicate[{of}, by {', '.join(self.by)}{within}]"
 
 
+class _Settles(Node):
+    """A node at which events end: its rows have no id of their own."""
+
+    settles = True
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return ()
+
+    def declared(self, role: str) -> str | None:
+        return None
+
+
 @dataclass(frozen=True)
-class Aggregated(Node):
+class Aggregated(_Settles):
     """``window(…).aggregate(…)``, or ``group_by(…).aggregate(…)`` where ``window`` is None."""
 
-    window: Window | None
+    window: Window | Session | None
     by: tuple[str, ...]
     aggregates: tuple[Aggregate, ...]
+    late: str = "keep"
+    table = True
+    multiplies = True
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         over = f"Window[{of}, {self.window}" if self.window else f"Group[{of}"
         by = f", by {', '.join(self.by)}" if self.by else ""
-        return f"{over}{by}; {_named(tuple((a.name, a.sql) for a in self.aggregates))}]"
+        late = f", late {self.late}" if self.late != "keep" else ""
+        return f"{over}{by}{late}; {_named(tuple((a.name, a.sql) for a in self.aggregates))}]"
 
 
 @dataclass(frozen=True)
-class Latest(Node):
-    by: tuple[str, ...]
+class Final(_Settles):
+    """The rows of closed windows, as a stream: the event time of each is the last microsecond of its window."""
 
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Final[{of}]"
+
+
+@dataclass(frozen=True)
+class Latest(_Settles):
+    by: tuple[str, ...]
+    table = True
+
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Latest[{of}, by {', '.join(self.by)}]"
 
 
 @dataclass(frozen=True)
 class Materialize(Node):
     name: str
+    settles = True
 
-    @property
-    def rows_of(self) -> Node:
-        """The last node before the one that keeps state for this view."""
-        assert self.input is not None
-        if isinstance(self.input, (Aggregated, Latest)):
-            assert self.input.input is not None
-            return self.input.input
-        return self.input
-
-    def line(self, of: str = "·") -> str:
+    def line(self, of: str = "·", *others: str) -> str:
         return f"Materialize[{of}]"
 
 
@@ -257,23 +327,47 @@ class View:
     columns: Columns = field(compare=False, repr=False, hash=False)
 
 
-def prefix(node: Node) -> Node:
-    """The last node before which (itself included) everything is row-local: what workers compute."""
-    best: Node = node
-    for step in node.chain():
-        if not step.row_local:
-            assert step.input is not None
-            best = step.input
-    return best
+def ordered(ends: Iterable[Node]) -> list[Node]:
+    """All nodes that some nodes depend on and themselves, each once, inputs before what reads them."""
+    found: dict[Node, None] = {}
+
+    def visit(node: Node) -> None:
+        if node not in found:
+            for each in node.inputs:
+                visit(each)
+            found[node] = None
+
+    for end in ends:
+        visit(end)
+    return list(found)
+
+
+def by_workers(node: Node) -> bool:
+    """Whether everything up to a node is row-local, so that workers compute it."""
+    return all(step.row_local for step in node.chain())
+
+
+def worker_ends(ends: Iterable[Node]) -> list[Node]:
+    """The last nodes that workers compute, each once: those that a step or a view reads."""
+    return [node for node in read_by_steps(ends) if by_workers(node)]
+
+
+def read_by_steps(ends: Iterable[Node]) -> list[Node]:
+    """The nodes whose rows a step or a view reads, each once; the others are fused with what follows them."""
+    return list(dict.fromkeys(i for node in ordered(ends) if not node.row_local for i in node.inputs))
 
 
 def signature(node: Node) -> list[str]:
-    """The lines of a chain from its source on, independent of names, files and lines of code elsewhere."""
-    lines = [node.source.signature()]
-    for step in reversed(list(node.chain())):
-        if not isinstance(step, (Read, Materialize)):
-            lines.append(step.line())
-    return lines
+    """The lines of a plan from its source on, independent of names, files and lines of code elsewhere.
+
+    What leads to a second input stands before the node that reads it, indented.
+    """
+    if isinstance(node, Read):
+        return [node.of.signature()]
+    lines = signature(node.inputs[0])
+    for other in node.inputs[1:]:
+        lines += [f"  {line}" for line in signature(other)]
+    return lines if isinstance(node, Materialize) else [*lines, node.line()]
 
 
 def _named(items: tuple[tuple[str, str], ...]) -> str:

@@ -38,8 +38,9 @@ CREATE TABLE IF NOT EXISTS merganser.positions (
     ended BOOLEAN);
 CREATE SCHEMA IF NOT EXISTS merganser_state;
 CREATE TABLE IF NOT EXISTS merganser_state.watermarks (cohort INTEGER, source VARCHAR, watermark BIGINT);
+CREATE TABLE IF NOT EXISTS merganser_state.tables (cohort INTEGER, view VARCHAR, name VARCHAR);
 CREATE TABLE IF NOT EXISTS merganser.commits (
-    epoch BIGINT, committed_at TIMESTAMP, cohort INTEGER, view VARCHAR, source VARCHAR,
+    epoch BIGINT, committed_at TIMESTAMP, cohort INTEGER, view VARCHAR, source VARCHAR, branch INTEGER,
     read BIGINT, applied BIGINT, filtered BIGINT, late BIGINT, duplicate BIGINT, dead BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.dead_letters (
     source VARCHAR, cohort INTEGER, view VARCHAR, partition VARCHAR, seq BIGINT, file VARCHAR, byte BIGINT, line BIGINT,
@@ -73,11 +74,15 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """What became of the events of one source in one epoch, for one view: ``read`` is the sum of the others."""
+    """What became of the events of one source in one epoch, for one view: ``read`` is the sum of the others.
+
+    ``branch`` numbers the ways on which a source's events come into the view: a join of a source with itself has two.
+    """
 
     cohort: int
     view: str
     source: str
+    branch: int
     read: int
     applied: int
     filtered: int

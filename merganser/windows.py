@@ -34,6 +34,22 @@ class Window:
         return f"({time} - (({time} % {self.every}) + {self.every}) % {self.every})"
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Windows of activity: events of a key that are less than ``gap`` apart. ``[first event, last event + gap)``."""
+
+    gap: int
+
+    def __str__(self) -> str:
+        return f"session {show_duration(self.gap)}"
+
+
+@on_users_line
+def session(gap: str | timedelta) -> Session:
+    """A window for each stretch of activity of a key, which ends when no event came for ``gap`` of event time."""
+    return Session(_positive(gap, "session gap"))
+
+
 @on_users_line
 def tumbling(size: str | timedelta) -> Window:
     """Windows that follow each other without overlap: each event belongs to exactly one.

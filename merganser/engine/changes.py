@@ -15,6 +15,7 @@ from typing import NamedTuple
 from merganser.engine.cohort import Cohort
 from merganser.errors import FlowError, PlanChangedError, UsageError
 from merganser.flow import Flow
+from merganser.operators import STATE
 from merganser.plan import Materialize, View, signature
 from merganser.sql import quote
 from merganser.store import Store
@@ -85,7 +86,7 @@ def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> t
                 continue
             for s in stored:
                 redeclared |= any(
-                    s.status == LIVE and s.name == v.name and s.signature[0] != v.source.signature() for v in views
+                    s.status == LIVE and s.name == v.name and _sources(s.signature) != _sources(signature(v)) for v in views
                 )
             begun = {s.name: s for s in stored if s.status == BUILDING and s.name in names}
             numbers = {s.cohort for s in begun.values()}
@@ -119,7 +120,7 @@ def swap(store: Store, cohort: Cohort) -> None:
         )
         store.con.execute("UPDATE merganser.views SET status = ? WHERE cohort = ?", [LIVE, cohort.number])
         for view in cohort.views:
-            cohort.show(store, view)
+            cohort.graph.show(store, view)
 
 
 def _check_names(store: Store, flows: Sequence[Flow]) -> None:
@@ -146,6 +147,11 @@ def _check_names(store: Store, flows: Sequence[Flow]) -> None:
             )
 
 
+def _sources(lines: Sequence[str]) -> set[str]:
+    """The declarations of sources in a view's signature."""
+    return {line.strip() for line in lines if line.lstrip().startswith("source ")}
+
+
 def _unchanged(stored: Stored, view: Materialize) -> bool:
     return stored.status != DETACHED and stored.cohort is not None and stored.signature == signature(view)
 
@@ -170,7 +176,7 @@ def _difference(store: Store, stored: dict[str, Stored], changed: Sequence[Mater
 def _created(store: Store, flow: str, views: Sequence[Materialize], status: str) -> Cohort:
     number = store.next_cohort()
     cohort = Cohort(number, flow, views)
-    cohort.create(store)
+    cohort.graph.create(store)
     for view in views:
         store.con.execute("DELETE FROM merganser.views WHERE view = ? AND status = ?", [view.name, status])
         store.con.execute(
@@ -178,7 +184,7 @@ def _created(store: Store, flow: str, views: Sequence[Materialize], status: str)
             [view.name, flow, number, status, json.dumps(signature(view))],
         )
         if status == LIVE:
-            cohort.show(store, view)
+            cohort.graph.show(store, view)
     return cohort
 
 
@@ -208,18 +214,17 @@ def _forget(store: Store, number: int, names: Sequence[str]) -> None:
         for table in ("commits", "late", "dead_letters"):
             con.execute(f"DELETE FROM merganser.{table} WHERE cohort = ? AND view = ?", [number, name])
         con.execute(f"DROP VIEW IF EXISTS main.{quote(name)}")
-    rest = store.value("SELECT count(*) FROM merganser.views WHERE cohort = ?", [number])
-    suffix = [f"{name}_{number}" for name in names]
-    tables = [
-        t
-        for (t,) in store.rows("SELECT table_name FROM duckdb_tables() WHERE schema_name = 'merganser_state'")
-        if t in suffix or any(t.startswith((f"{s}_open", f"{s}_closed", f"{s}_values_")) for s in suffix)
-        or (not rest and t.startswith("deduplicate_") and t.endswith(f"_{number}"))
-    ]  # fmt: skip
-    for table in tables:
-        con.execute(f"DROP TABLE merganser_state.{quote(table)}")
-    if not rest:
-        for table in ("merganser.positions", "merganser_state.watermarks", "merganser.dead_letters"):
+    mine = [number, list(names)]
+    gone = store.rows(
+        f"SELECT DISTINCT name FROM {STATE}.tables WHERE cohort = $1 AND list_contains($2, view) EXCEPT"
+        f" SELECT name FROM {STATE}.tables WHERE cohort = $1 AND NOT list_contains($2, view)",
+        mine,
+    )
+    for (table,) in gone:
+        con.execute(f"DROP TABLE {table}")
+    con.execute(f"DELETE FROM {STATE}.tables WHERE cohort = $1 AND list_contains($2, view)", mine)
+    if not store.value("SELECT count(*) FROM merganser.views WHERE cohort = ?", [number]):
+        for table in ("merganser.positions", f"{STATE}.watermarks", "merganser.dead_letters"):
             con.execute(f"DELETE FROM {table} WHERE cohort = ?", [number])
 
 

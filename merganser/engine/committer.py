@@ -111,13 +111,11 @@ class Committer:
         faults.point("epoch.begin")
         with self.store.transaction():
             books: list[Books] = []
-            dead: list[tuple[Reject, str, str, str | None, int | None]] = self._source_dead(cut)
+            dead: list[tuple[Reject, str, str | None, str | None, int | None]] = self._source_dead(cut)
             for cohort in self.cohorts:
                 entries, refused = cohort.apply(self.store, self._epoch, cut.prepared, cut.ends)
                 books += entries
-                for reject, partition, view in refused:
-                    source = next(v.source.name for v in cohort.views if v.name == view)
-                    dead.append((reject, source, partition, view, cohort.number))
+                dead += [(d.reject, d.source, d.partition, view, cohort.number) for d, view in refused]
             faults.point("books.before")
             self._write_books(books)
             self._write_dead(dead)
@@ -129,9 +127,9 @@ class Committer:
         self.store.wrote(nbytes)
         self._note(cut, books, nbytes, time.monotonic() - began)
 
-    def _source_dead(self, cut: Cut) -> list[tuple[Reject, str, str, str | None, int | None]]:
+    def _source_dead(self, cut: Cut) -> list[tuple[Reject, str, str | None, str | None, int | None]]:
         """The records that no view could have, each once however many views read the source."""
-        dead: list[tuple[Reject, str, str, str | None, int | None]] = []
+        dead: list[tuple[Reject, str, str | None, str | None, int | None]] = []
         owner = self.cohorts[0].number if self.building else None
         for p in cut.prepared:
             known = self._known.get((p.source, p.partition), 0)
@@ -146,11 +144,11 @@ class Committer:
         for entry in books:
             entry.check()
         self.store.insert("commits", [
-            (self._epoch, now, b.cohort, b.view, b.source, b.read, b.applied, b.filtered, b.late, b.duplicate, b.dead)
+            (self._epoch, now, b.cohort, b.view, b.source, b.branch, b.read, b.applied, b.filtered, b.late, b.duplicate, b.dead)
             for b in books
         ])  # fmt: skip
 
-    def _write_dead(self, dead: list[tuple[Reject, str, str, str | None, int | None]]) -> None:
+    def _write_dead(self, dead: list[tuple[Reject, str, str | None, str | None, int | None]]) -> None:
         # Python values, one statement a row: Arrow cannot say BLOB, NULL and BIGINT for columns that are all NULL.
         if dead:
             self.store.con.executemany(

@@ -32,7 +32,7 @@ from merganser.engine.committer import Committer, Cut, Progressed, behind
 from merganser.engine.lanes import Lanes, Shared
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
-from merganser.plan import Deduplicate, Node, Source, prefix
+from merganser.plan import Deduplicate, Node, Source, by_workers, ordered, worker_ends
 from merganser.sources import Position
 from merganser.store import Store
 
@@ -286,14 +286,13 @@ class _Job:
 
 def _ends(cohorts: Sequence[Cohort]) -> dict[str, list[tuple[Node, list[Deduplicate]]]]:
     """By source: the nodes that workers compute, each with the deduplications that follow it."""
+    views = [view for cohort in cohorts for view in cohort.views]
     found: dict[str, dict[Node, list[Deduplicate]]] = {}
-    for cohort in cohorts:
-        for view in cohort.views:
-            node = prefix(view.rows_of)
-            followers = found.setdefault(view.source.name, {}).setdefault(node, [])
-            for after in view.chain():
-                if isinstance(after, Deduplicate) and after.input == node and after not in followers:
-                    followers.append(after)
+    for node in worker_ends(views):
+        found.setdefault(node.source.name, {})[node] = []
+    for after in ordered(views):
+        if isinstance(after, Deduplicate) and after.input is not None and by_workers(after.input):
+            found[after.source.name][after.input].append(after)
     return {source: list(nodes.items()) for source, nodes in found.items()}
 
 

@@ -4,7 +4,8 @@ Tables, each with the group columns and ``_w`` (the window's start in microsecon
 
 - *open*: one row a group whose window may still change, with a state for each aggregate call;
 - *values_i*: for a call that cannot be kept as a state (DISTINCT, histogram, mode): its values and how often each came;
-- *closed*: finished results of windows that no row can reach any more; append only.
+- *closed*: finished results of windows that no row can reach any more; append only; not kept where only what follows reads
+  them.
 
 The view is the union of the closed rows and the open ones, finished. An epoch costs what its new rows and the groups
 that they touch cost, not what history costs.
@@ -15,22 +16,29 @@ key is twenty times slower on large tables, and any grouping *over* state column
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 
 from merganser import faults
 from merganser.aggregates import Call
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Epoch, Outcome, Rows, events, one
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, keep_late, released
 from merganser.plan import Aggregated
 from merganser.sql import literal, quote
+from merganser.windows import Window
 
 
 class AggregateStep:
-    """The tables of one aggregated view, and how an epoch changes them."""
+    """The tables of one aggregated stream, and how an epoch changes them."""
 
-    def __init__(self, node: Aggregated, table: str, view: str, cohort: int) -> None:
+    def __init__(self, node: Aggregated, table: str, views: Sequence[str], cohort: int, *, emits: bool, kept: bool) -> None:
+        """``views``: those that depend on it. ``emits``: a step reads the closed windows; ``kept``: a view shows them."""
         assert node.input is not None
-        self.node, self.view, self.cohort = node, view, cohort
+        self.node, self.input, self.views, self.cohort = node, node.input, views, cohort
+        self.window = node.window if isinstance(node.window, Window) else None
+        self.emits, self.kept = emits, kept
+        self.name = f"_{table}_final"
         self.open = f"{STATE}.{quote(table + '_open')}"
         self.closed = f"{STATE}.{quote(table + '_closed')}"
         calls = list(dict.fromkeys(call for a in node.aggregates for call in a.calls))
@@ -40,12 +48,16 @@ class AggregateStep:
             for i, call in enumerate(c for c in calls if c.kind == "values")
         }
         self.keys = [*(quote(name) for name in node.by), "_w"]
+        self.results = {n: t for n, t in node.columns.items() if not (node.window and n == "final")}
+
+    @property
+    def tables(self) -> list[str]:
+        return [self.open, *([self.closed] if self.node.window else []), *self.values.values()]
 
     # -- tables ---------------------------------------------------------------------------------------------------
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
-        assert self.node.input is not None
-        columns = ", ".join(f"NULL::{type} AS {quote(n)}" for n, type in self.node.input.columns.items())
+        columns = ", ".join(f"NULL::{type} AS {quote(n)}" for n, type in self.input.columns.items())
         con.execute(f"CREATE OR REPLACE TEMP VIEW _typed AS SELECT {columns}, 0::BIGINT AS _w")
         con.execute(f"CREATE TABLE {self.open} AS {self._reduced('_typed', 'false')}")
         for call, table in self.values.items():
@@ -57,15 +69,11 @@ class AggregateStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
-    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
-        for table in (self.open, self.closed, *self.values.values()):
-            con.execute(f"DROP TABLE IF EXISTS {table}")
-
     # -- SQL ------------------------------------------------------------------------------------------------------
 
     def _windowed(self, relation: str) -> tuple[str, str]:
         """The rows once for each of their windows, with ``_w``; and the condition for being on time in it."""
-        window = self.node.window
+        window = self.window
         if window is None:
             return f"(SELECT *, 0::BIGINT AS _w FROM {relation})", "true"
         start = window.last_start_sql()
@@ -112,20 +120,28 @@ class AggregateStep:
         if self.node.window:
             kind = self.node.columns["window_start"]
             groups_by["window_start"] = f"make_timestamp({prefix}_w)::{kind}"
-            groups_by["window_end"] = f"make_timestamp({prefix}_w + {self.node.window.size})::{kind}"
+            groups_by["window_end"] = f"make_timestamp({self._end(prefix)})::{kind}"
         items = [f"{sql} AS {quote(name)}" for name, sql in groups_by.items()]
         items += [f"({a.finished(calls, groups_by)})::{a.type} AS {quote(a.name)}" for a in self.node.aggregates]
         return ", ".join(items)
 
+    def _end(self, prefix: str = "") -> str:
+        """SQL for a window's end, in microseconds."""
+        assert self.window is not None
+        return f"({prefix}_w + {self.window.size})"
+
     def view_sql(self) -> str:
-        names = [quote(name) for name in self.node.columns if not (self.node.window and name == "final")]
+        names = [quote(name) for name in self.results]
         live = self._finished(self.open, "true")
         if not self.node.window:
             return f"SELECT {', '.join(names)} FROM ({live})"
         kind = self.node.columns["window_start"]
+        delays = ", ".join(f"({literal(source)}, {delay})" for source, delay in self.node.delays.items())
+        reached = "min(w.watermark - d.delay)"  # where all of its sources have come to; NULL while one has not begun
         watermark = (
-            f"(SELECT make_timestamp(watermark)::{kind} FROM {STATE}.watermarks"
-            f" WHERE cohort = {self.cohort} AND source = {literal(self.node.source.name)})"
+            f"(SELECT CASE WHEN count(w.watermark) = count(*) THEN make_timestamp({reached})::{kind} END"
+            f" FROM (VALUES {delays}) d(source, delay) LEFT JOIN {STATE}.watermarks w"
+            f" ON w.source = d.source AND w.cohort = {self.cohort})"
         )
         return (
             f"SELECT {', '.join(names)}, true AS final FROM {self.closed} UNION ALL"
@@ -134,38 +150,55 @@ class AggregateStep:
 
     # -- one epoch ------------------------------------------------------------------------------------------------
 
-    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows | None, epoch: Epoch) -> Outcome:
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.aggregate")
+        (rows,) = inputs
         outcome = Outcome()
+        if self.emits:
+            con.execute(f"CREATE OR REPLACE TEMP TABLE _final AS FROM {self.closed} LIMIT 0")
         if rows is not None and rows.count:
             outcome = self._late(con, rows, epoch)
-            relation, on_time = self._windowed(rows.relation)
-            whole = self._whole(con, rows, epoch)
-            if whole is not None:
-                con.execute(f"INSERT INTO {self.closed} {self._direct(relation, f'{on_time} AND {whole}')}")
-                on_time += f" AND NOT ({whole})"
-            con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
-            for call, table in self.values.items():
-                self._count_values(con, call, table, relation, on_time)
-            self._merge(con, epoch)
+            self._take(con, rows, epoch)
         self._close(con, epoch)
-        return outcome
+        return Emitted((outcome,), self._emit(con) if self.emits else None)
+
+    @property
+    def _closing(self) -> str:
+        """Where windows go that close in an epoch: to the table of closed ones, or first to those who wait for them."""
+        return "_final" if self.emits else self.closed
+
+    def _emit(self, con: duckdb.DuckDBPyConnection) -> Rows | None:
+        """The windows that were closed in this epoch; each has the event time of its last microsecond."""
+        names = ", ".join(quote(name) for name in self.results)
+        rows = released(
+            con, self.name, self.results,
+            f"SELECT {names}, '' AS _part, 0::BIGINT AS _seq, epoch_us(window_end) - 1 AS _time, {MIN_TIME}::BIGINT AS _wm"
+            " FROM _final ORDER BY _time",
+        )  # fmt: skip
+        if rows is not None and self.kept:
+            con.execute(f"INSERT INTO {self.closed} FROM _final")
+        con.execute("DROP TABLE _final")
+        return rows
+
+    def _take(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> None:
+        """Put new rows into the groups of their windows."""
+        relation, on_time = self._windowed(rows.relation)
+        whole = self._whole(con, rows, epoch)
+        if whole is not None:
+            con.execute(f"INSERT INTO {self._closing} {self._direct(relation, f'{on_time} AND {whole}')}")
+            on_time += f" AND NOT ({whole})"
+        con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
+        for call, table in self.values.items():
+            self._count_values(con, call, table, relation, on_time)
+        self._merge(con, epoch)
 
     def _late(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> Outcome:
         """Count what is on time in some window; keep what is late in all of them."""
-        window = self.node.window
-        if window is None or self.node.source.lateness is None:
+        if self.window is None or self.node.source.lateness is None or not self.input.events:
             return Outcome(applied=rows.count)
         # The last window that a row belongs to ends last, so a row late there is late everywhere.
-        late = f"_wm >= {window.last_start_sql()} + {window.size}"
-        count = int(one(con, f"SELECT {events(self.node, rows.relation, late)}"))
-        if count:
-            columns = ", ".join(f"{quote(c)} := {quote(c)}" for c in (self.node.input or self.node).columns)
-            con.execute(
-                f"INSERT INTO merganser.late SELECT {self.cohort}, {literal(self.view)}, {literal(epoch.source)}, {PART},"
-                f" _seq, make_timestamp(_time), make_timestamp(_wm), to_json(struct_pack({columns})), {epoch.number}"
-                f" FROM {rows.relation} WHERE {late}"
-            )
+        late = f"_wm >= {self.window.last_start_sql()} + {self.window.size}"
+        count = keep_late(con, self.input, self.views, rows, late, epoch, policy=self.node.late)
         return Outcome(applied=rows.count - count, late=count)
 
     def _whole(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> str | None:
@@ -174,10 +207,10 @@ class AggregateStep:
         When much is read at once, they are most of all, and need no states: each is finished straight from its rows.
         """
         before = self._ended(epoch)
-        if before is None or self.node.window is None:
+        if before is None or self.window is None:
             return None
         first = int(rows.table["_time"].to_numpy().min())
-        if first - self.node.window.size >= before:
+        if first - self.window.size >= before:
             return None
         begun = con.execute(f"SELECT DISTINCT _w FROM {self.open} WHERE _w <= {before}").fetchall()
         others = ", ".join(str(w) for (w,) in begun)
@@ -185,9 +218,9 @@ class AggregateStep:
 
     def _ended(self, epoch: Epoch) -> int | None:
         """The last window's start that the watermark has passed the end of."""
-        if self.node.window is None or epoch.watermarks.closing == MIN_TIME:
+        if self.window is None or epoch.watermarks.closing == MIN_TIME:
             return None
-        return epoch.watermarks.closing - self.node.window.size
+        return epoch.watermarks.closing - self.window.size
 
     def _merge(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
         """Combine the states in ``_new`` with those of the same groups, and put them where they belong."""
@@ -201,7 +234,7 @@ class AggregateStep:
         still = "true"
         before = self._ended(epoch)
         if before is not None:
-            con.execute(f"INSERT INTO {self.closed} {self._finished('_merged', f'_w <= {before}')}")
+            con.execute(f"INSERT INTO {self._closing} {self._finished('_merged', f'_w <= {before}')}")
             still = f"_w > {before}"
         con.execute(f"INSERT INTO {self.open} SELECT {', '.join(names)} FROM _merged WHERE {still}")
         con.execute("DROP TABLE _merged; DROP TABLE _new")
@@ -212,7 +245,7 @@ class AggregateStep:
         if before is None:
             return
         ended = f"_w <= {before}"
-        con.execute(f"INSERT INTO {self.closed} {self._finished(self.open, ended)}")
+        con.execute(f"INSERT INTO {self._closing} {self._finished(self.open, ended)}")
         for table in (self.open, *self.values.values()):
             con.execute(f"DELETE FROM {table} WHERE {ended}")
 

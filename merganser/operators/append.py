@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 
 from merganser import faults
-from merganser.operators import STATE, Epoch, Outcome, Rows
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows
 from merganser.plan import Columns
 from merganser.sql import quote
 
@@ -17,22 +19,24 @@ class AppendStep:
         self.columns = columns
         self.table = f"{STATE}.{quote(table)}"
 
+    @property
+    def tables(self) -> list[str]:
+        return [self.table]
+
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"CREATE TABLE {self.table} ({', '.join(f'{quote(n)} {t}' for n, t in self.columns.items())})")
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
-    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute(f"DROP TABLE IF EXISTS {self.table}")
-
     def view_sql(self) -> str:
         return f"SELECT * FROM {self.table}"
 
-    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows | None, epoch: Epoch) -> Outcome:
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.append")
+        (rows,) = inputs
         if rows is None or not rows.count:
-            return Outcome()
+            return Emitted((Outcome(),))
         columns = ", ".join(quote(name) for name in self.columns)
         con.execute(f"INSERT INTO {self.table} SELECT {columns} FROM {rows.relation}")
-        return Outcome(applied=rows.count)
+        return Emitted((Outcome(applied=rows.count),), rows)

@@ -8,6 +8,8 @@ when expired entries are really swept.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 import numpy as np
 import pyarrow as pa
@@ -15,7 +17,7 @@ import pyarrow.compute as pc
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Epoch, Outcome, Rows, events, one
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, events, one
 from merganser.operators.hashset import HashSet, Mask
 from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
@@ -73,8 +75,9 @@ class DeduplicateStep:
         column = source.id if role == "id" else source.key
         return source.schema[column].type if column else "VARCHAR"
 
-    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute(f"DROP TABLE IF EXISTS {self.table}; DROP TABLE IF EXISTS {self.partitions}")
+    @property
+    def tables(self) -> list[str]:
+        return [self.table, self.partitions]
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         numbers = con.execute(f"SELECT partition, _p FROM {self.partitions}").fetchall()
@@ -96,9 +99,14 @@ class DeduplicateStep:
             con.execute(f"INSERT INTO {self.partitions} VALUES (?, ?)", [self._numbers[part], part])
         return self._numbers[part]
 
-    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> tuple[Rows, Outcome]:
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         """The rows that are no duplicates."""
         faults.point("step.deduplicate")
+        (found,) = inputs
+        if found is None:
+            return Emitted((Outcome(),))
+        rows = Rows(f"{found.name}_d", found.table, found.condition, found.count)  # others read the same rows
+        con.register(rows.name, rows.table)
         table, condition = rows.table, rows.condition
         if self.hash not in table.column_names:
             table = con.sql(f"SELECT *, {hash_sql(self.node, PART)} FROM {rows.relation}").to_arrow_table()
@@ -123,7 +131,7 @@ class DeduplicateStep:
         con.execute(f"INSERT INTO {self.table} SELECT _p, {ids}, _time FROM {kept.relation}")
         self._sweep(con, runs, table, keep, epoch)
         con.register(rows.name, left)
-        return kept, Outcome(applied=kept.count, duplicate=rows.count - kept.count)
+        return Emitted((Outcome(applied=kept.count, duplicate=rows.count - kept.count),), kept)
 
     def _first(
         self, con: duckdb.DuckDBPyConnection, table: pa.Table, runs: list[tuple[str, int, int]], asked: Mask | None

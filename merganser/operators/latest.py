@@ -8,12 +8,21 @@ key back.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import duckdb
 
 from merganser import faults
-from merganser.operators import PART, STATE, Epoch, Outcome, Rows
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows
 from merganser.plan import Latest
 from merganser.sql import quote
+
+
+def identity(node: Latest) -> set[str | None]:
+    """The columns of event time, id, key and what comes with a message, as far as there are: a tombstone has them too."""
+    assert node.input is not None
+    source = node.source
+    return {*(node.input.declared(role) for role in ("id", "key", "time")), *source.connector.metadata(source.schema)}
 
 
 class LatestStep:
@@ -24,10 +33,12 @@ class LatestStep:
         self.table = f"{STATE}.{quote(table)}"
         self.columns = [quote(name) for name in node.columns]
         self.keys = [quote(name) for name in node.by]
-        source = node.source
-        apart = {*node.by, source.id, source.key, source.time, *source.connector.metadata(source.schema)}
-        payload = [quote(n) for n in node.columns if n not in apart]
+        payload = [quote(n) for n in node.columns if n not in {*node.by, *identity(node)}]
         self.deleted = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
+
+    @property
+    def tables(self) -> list[str]:
+        return [self.table]
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         columns = ", ".join(f"{quote(name)} {type}" for name, type in self.node.columns.items())
@@ -38,31 +49,29 @@ class LatestStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
-    def drop(self, con: duckdb.DuckDBPyConnection) -> None:
-        con.execute(f"DROP TABLE IF EXISTS {self.table}")
-
     def view_sql(self) -> str:
         return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE NOT _deleted"
 
-    def apply(self, con: duckdb.DuckDBPyConnection, rows: Rows | None, epoch: Epoch) -> Outcome:
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.latest")
+        (rows,) = inputs
         if rows is None or not rows.count:
-            return Outcome()
-        order = f"_time DESC, {PART} DESC, _seq DESC"
-        keys = ", ".join(self.keys)
-        columns = ", ".join(self.columns)
-        if self.node.exploded:  # rows of one event tie in all of these
-            order += f", {columns}"
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE _new AS SELECT DISTINCT ON ({keys}) {columns}, _time, {PART}::VARCHAR AS _part,"
-            f" _seq, ({self.deleted}) AS _deleted FROM {rows.relation} ORDER BY {keys}, {order}"
-        )
+            return Emitted((Outcome(),))
+        keys, columns = ", ".join(self.keys), ", ".join(self.columns)
         same = " AND ".join(f"n.{k} IS NOT DISTINCT FROM o.{k}" for k in self.keys)
+        found = f"SELECT {columns}, _time, {PART}::VARCHAR AS _part, _seq, ({self.deleted}) AS _deleted FROM {rows.relation}"
+        order, newer = "_time DESC, _part DESC, _seq DESC", "(n._time, n._part, n._seq) > (o._time, o._part, o._seq)"
+        if self.node.ambiguous:  # rows of one event, or of one window, tie in all of these: columns decide, so old ones vie
+            found += f" UNION ALL SELECT * FROM {self.table} o WHERE EXISTS (FROM {rows.relation} n WHERE {same})"
+            order, newer = f"{order}, {columns}", "true"
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE _new AS SELECT DISTINCT ON ({keys}) * FROM ({found}) ORDER BY {keys}, {order}"
+        )
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE _newer AS SELECT n.*, o.rowid AS _old FROM _new n LEFT JOIN {self.table} o"
-            f" ON {same} WHERE o.rowid IS NULL OR (n._time, n._part, n._seq) > (o._time, o._part, o._seq)"
+            f" ON {same} WHERE o.rowid IS NULL OR {newer}"
         )
         con.execute(f"DELETE FROM {self.table} WHERE rowid IN (SELECT _old FROM _newer WHERE _old IS NOT NULL)")
         con.execute(f"INSERT INTO {self.table} SELECT * EXCLUDE (_old) FROM _newer")
         con.execute("DROP TABLE _new; DROP TABLE _newer")
-        return Outcome(applied=rows.count)
+        return Emitted((Outcome(applied=rows.count),))

@@ -6,6 +6,7 @@ and becomes a dead letter; the others go on.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,6 +32,8 @@ class Refused:
     seq: int
     partition: str | None
     detail: str
+    row: str
+    """The row as JSON, as far as it can be said; for rows that are no record of a source any more."""
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,15 @@ DENSE = 0.7
 class RowLocal:
     """The row-local verbs from ``start`` (exclusive) to ``end``, ready to run on tables."""
 
-    def __init__(self, start: Node, end: Node, *, extra: tuple[str, ...] = ()) -> None:
-        """``extra``: SQL expressions with aliases to append to the last query's result."""
+    def __init__(self, start: Node, end: Node, *, extra: tuple[str, ...] = (), casts: str = "") -> None:
+        """``extra``: SQL expressions with aliases to append to the last query's result; ``casts``: see ``Rows``."""
         nodes = []
         for node in end.chain():
             if node == start:
                 break
             nodes.append(node)
         nodes.reverse()
-        self.stages = _fuse(nodes, start, extra)
+        self.stages = _fuse(nodes, start, extra, casts)
         self._mask: Stage | None = None
         if all(isinstance(node, Filter) for node in nodes) and (nodes or extra):
             filters = [node for node in nodes if isinstance(node, Filter)]
@@ -108,9 +111,9 @@ class RowLocal:
         return result, refused
 
 
-def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...]) -> list[Stage]:
+def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...], casts: str) -> list[Stage]:
     stages: list[Stage] = []
-    sql, last = "_in", start
+    sql, last = f"(SELECT *{casts} FROM _in)" if casts else "_in", start
     filters: list[Filter] = []
     for node in nodes:
         if isinstance(node, Filter):
@@ -160,7 +163,7 @@ def _sql(node: Node, of: str) -> str:
     else:
         assert isinstance(node, Drop)
     parts = [f"(\n{items[name]}\n) AS {quote(name)}" if name in items else quote(name) for name in node.columns]
-    for hidden, role in ((ID, node.source.id), (KEY, node.source.key)):
+    for hidden, role in ((ID, before.declared("id")), (KEY, before.declared("key"))):
         if hidden in before.hidden:
             parts.append(hidden)
         elif hidden in node.hidden:
@@ -191,7 +194,7 @@ def _call(node: MapBatches, table: pa.Table) -> pa.Table:
             f"map_batches: {name} returned no column {', '.join(missing)}; its schema declares them", where=node.where
         )
     result = result.select(list(node.columns)).cast(node.schema.arrow_schema())
-    for hidden, role in ((ID, node.source.id), (KEY, node.source.key)):
+    for hidden, role in ((ID, before.declared("id")), (KEY, before.declared("key"))):
         if hidden in before.hidden:
             result = result.append_column(hidden, table[hidden])
         elif hidden in node.hidden:
@@ -221,5 +224,7 @@ def _halving(
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
         partition = table[PART][0].as_py() if PART in table.column_names else None
         verb = type(node).__name__.lower()
-        refused.append(Refused(table["_seq"][0].as_py(), partition, f"{verb} ({node.where}): {message}"))
+        row = {name: value for name, value in table.to_pylist()[0].items() if not name.startswith("_")}
+        detail = f"{verb} ({node.where}): {message}"
+        refused.append(Refused(table["_seq"][0].as_py(), partition, detail, json.dumps(row, default=str)))
         return None

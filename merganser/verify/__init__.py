@@ -1,0 +1,123 @@
+"""``verify``: every view recomputed by plain batch SQL over the accepted events, and compared with the store.
+
+The accepted events are those that the source's codec makes rows of, up to the view's position, without the dead letters
+that the store has (``events``). From there on nothing is shared with the engine: each verb is one step of plain SQL, or
+plain Python, over all rows (``batch``).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+
+from merganser.errors import UsageError
+from merganser.flow import Flow
+from merganser.plan import Aggregated, Materialize
+from merganser.scratch import CONFIG
+from merganser.sql import quote
+from merganser.store import Store
+from merganser.verify.batch import Batch
+from merganser.verify.events import load
+
+EXACT = 1e-9
+"""Relative difference that sums of floating-point numbers may have, since addition depends on its order."""
+APPROXIMATE = 0.1
+"""Relative difference that approximate aggregates (``approx_quantile``) may have."""
+
+
+@dataclass(frozen=True)
+class ViewCheck:
+    """What comparing a view gave: rows only in batch SQL (``missing``), rows only in the view (``unexpected``)."""
+
+    view: str
+    rows: int
+    missing: pa.Table
+    unexpected: pa.Table
+    note: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return not len(self.missing) and not len(self.unexpected)
+
+
+def verify(
+    flows: Sequence[Flow],
+    store: str | Path,
+    *,
+    views: Sequence[str] | None = None,
+    progress: Callable[[str], None] | None = None,
+) -> list[ViewCheck]:
+    """Compare views with batch SQL. The store is opened read only; ``progress`` is called with each view's name."""
+    wanted = [v for flow in flows for v in flow.materialized if views is None or v.name in views]
+    with Store(store, read_only=True) as opened, tempfile.TemporaryDirectory() as folder:
+        checks = []
+        for view in wanted:
+            if progress:
+                progress(view.name)
+            checks.append(_check(opened, view, Path(folder) / f"{view.name}.duckdb"))
+        return checks
+
+
+def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
+    found = store.rows("SELECT cohort FROM merganser.views WHERE view = ? AND status <> 'building'", [view.name])
+    if not found:
+        raise UsageError(f"view {view.name!r} is not in {store.path}; run its flow first")
+    cohort = int(found[0][0])
+    with duckdb.connect(str(path), config=CONFIG) as con:
+        relations, closing = load(con, store, view, cohort)
+        con.execute(f"CREATE TABLE expected AS {Batch(con, relations, closing).content(view)}")
+        names = [n for n in view.columns if n != "final" or not _windowed(view)]
+        columns = ", ".join(quote(n) for n in names)
+        con.register("_found", store.table(f"SELECT {columns} FROM {quote(view.name)}"))
+        con.execute("CREATE TABLE found AS FROM _found")
+        return _compare(con, view, names)
+
+
+def _windowed(view: Materialize) -> bool:
+    return isinstance(view.input, Aggregated) and view.input.window is not None
+
+
+# -- comparing ----------------------------------------------------------------------------------------------------------
+
+
+def _compare(con: duckdb.DuckDBPyConnection, view: Materialize, names: Sequence[str]) -> ViewCheck:
+    """Rows that only one side has, as bags; floating-point columns of aggregates may differ in their last digits."""
+    count = con.execute("SELECT count(*) FROM found").fetchall()[0][0]
+    node = view.input
+    loose: dict[str, float] = {}
+    note = None
+    if isinstance(node, Aggregated):
+        loose = {a.name: EXACT for a in node.aggregates if a.type in ("DOUBLE", "FLOAT")}
+        near = {a.name: APPROXIMATE for a in node.aggregates if a.approximate}
+        if near:
+            note = f"{', '.join(near)} compared within {APPROXIMATE:.0%}"
+        loose |= near
+    exact = [n for n in names if n not in loose]
+    missing, unexpected = con.sql("FROM expected EXCEPT ALL FROM found"), con.sql("FROM found EXCEPT ALL FROM expected")
+    if not loose:
+        return ViewCheck(view.name, int(count), missing.to_arrow_table(), unexpected.to_arrow_table())
+    con.execute("CREATE TABLE _missing AS FROM expected EXCEPT ALL FROM found")
+    con.execute("CREATE TABLE _unexpected AS FROM found EXCEPT ALL FROM expected")
+    types = {n: t for n, t in view.columns.items() if n in loose}
+    numeric = [n for n in loose if _numeric(types[n])]
+    same = [f"e.{quote(n)} IS NOT DISTINCT FROM f.{quote(n)}" for n in exact]
+    for n in numeric:
+        e, f = f"e.{quote(n)}::DOUBLE", f"f.{quote(n)}::DOUBLE"
+        within = f"abs({e} - {f}) <= {loose[n]} * greatest(abs({e}), abs({f}), 1e-300)"
+        same.append(f"({e} IS NOT DISTINCT FROM {f} OR (isnan({e}) AND isnan({f})) OR {within})")
+    on = " AND ".join(same)
+    left = con.sql(f"FROM _missing e ANTI JOIN _unexpected f ON {on}").to_arrow_table()
+    right = con.sql(f"FROM _unexpected f ANTI JOIN _missing e ON {on}").to_arrow_table()
+    return ViewCheck(view.name, int(count), left, right, note)
+
+
+def _numeric(kind: str) -> bool:
+    """Approximate results that are no numbers (lists of quantiles, top k) are not compared."""
+    return not kind.endswith("]") and kind.split("(")[0].removeprefix("U") in (
+        "DOUBLE", "FLOAT", "DECIMAL", "HUGEINT", "BIGINT", "INTEGER", "SMALLINT", "TINYINT",
+    )  # fmt: skip

@@ -1,0 +1,216 @@
+"""A view in batch: each verb as one step of plain SQL, or plain Python, over all rows from the start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from merganser.clock import MIN_TIME
+from merganser.plan import (
+    ID,
+    KEY,
+    Aggregated,
+    Deduplicate,
+    Derive,
+    Drop,
+    Explode,
+    Filter,
+    Final,
+    Latest,
+    MapBatches,
+    Materialize,
+    Node,
+    Read,
+    Select,
+)
+from merganser.sql import quote
+from merganser.windows import Window
+
+HIDDEN = ("_part", "_seq", "_time", "_wm")
+
+
+class Batch:
+    """Recomputes nodes; ``relations`` and ``closing`` are the events of each source and its lowest watermark."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, relations: Mapping[str, str], closing: Mapping[str, int]) -> None:
+        self.con, self.relations, self.sources = con, relations, closing
+        self._names = 0
+        self._rows: dict[Node, str] = {}
+
+    def content(self, view: Materialize) -> str:
+        """A SELECT of the view's rows, without ``final``."""
+        node = view.input
+        assert node is not None
+        if node.table:
+            return self._table(node)
+        return f"SELECT {', '.join(quote(n) for n in view.columns)} FROM {self.rows(node)}"
+
+    def closing(self, node: Node) -> int:
+        """Where event time has come to at a node."""
+        return min(self.sources[s] - delay if self.sources[s] > MIN_TIME else MIN_TIME for s, delay in node.delays.items())
+
+    def keep(self, sql: str) -> str:
+        """The name of a table made of a query."""
+        self._names += 1
+        self.con.execute(f"CREATE TABLE _t{self._names} AS {sql}")
+        return f"_t{self._names}"
+
+    def rows(self, node: Node) -> str:
+        """What to put behind FROM for the rows at a node: its columns, hidden ones, ``_part``, ``_seq``, ``_time``, ``_wm``."""
+        if node not in self._rows:
+            self._rows[node] = self._relation(node)
+        return self._rows[node]
+
+    def _relation(self, node: Node) -> str:
+        if isinstance(node, Read):
+            return self.relations[node.of.name]
+        assert node.input is not None
+        if node.row_local:
+            if node.events:
+                return self._row_local(node, self.rows(node.input))
+            # A row that a verb cannot compute is a dead letter; made rows have no position to leave them out by.
+            return self._trying(lambda relation: self._row_local(node, relation), self.keep(f"FROM {self.rows(node.input)}"))
+        found = STEPS[type(node)](self, node)
+        return self.keep(found)
+
+    def _table(self, node: Node) -> str:
+        return TABLES[type(node)](self, node)
+
+    # -- row by row -----------------------------------------------------------------------------------------------
+
+    def _row_local(self, node: Node, relation: str) -> str:
+        if isinstance(node, Filter):
+            return f"(SELECT * FROM {relation} WHERE (\n{node.sql}\n))"
+        if isinstance(node, MapBatches):
+            return self._mapped(node, relation)
+        new = dict(node.items) if isinstance(node, (Select, Derive)) else {}
+        if isinstance(node, Explode):
+            new = {node.column: f"unnest({quote(node.column)})"}
+        assert isinstance(node, (Select, Derive, Drop, Explode))
+        items = [f"(\n{new[n]}\n) AS {quote(n)}" if n in new else quote(n) for n in node.columns]
+        return f"(SELECT {', '.join([*items, *_hidden(node)])} FROM {relation})"
+
+    def _mapped(self, node: MapBatches, relation: str) -> str:
+        assert node.input is not None
+        before = self.keep(f"SELECT *, row_number() OVER () AS _row FROM {relation}")
+        rows = self.con.sql(f"FROM {before} ORDER BY _row").to_arrow_table()
+        result = node.fn(rows.select(list(node.input.columns)))
+        self.con.register("_mapped", pa.table(result).select(list(node.columns)).append_column("_row", rows["_row"]))
+        hidden = ", ".join(_hidden(node)).replace("_part", "b._part", 1)
+        names = ", ".join(f"m.{quote(n)}" for n in node.columns)
+        return self.keep(f"SELECT {names}, {hidden} FROM _mapped m JOIN {before} b USING (_row)")
+
+    def _trying(self, verb: Callable[[str], str], table: str) -> str:
+        """A verb over a table without the rows that it cannot compute."""
+        try:
+            return self.keep(f"FROM {verb(table)}")
+        except Exception:
+            if self.con.execute(f"SELECT count(*) FROM {table}").fetchall() == [(1,)]:
+                return self.keep(f"FROM {verb(self.keep(f'FROM {table} LIMIT 0'))}")
+            halves = [self.keep(f"FROM {table} WHERE rowid % 2 = {half}") for half in (0, 1)]
+            return self.keep(" UNION ALL ".join(f"FROM {self._trying(verb, half)}" for half in halves))
+
+
+def _hidden(node: Node) -> list[str]:
+    assert node.input is not None
+    items = list(HIDDEN)
+    for hidden, column in ((ID, node.input.declared("id")), (KEY, node.input.declared("key"))):
+        if hidden in node.hidden:
+            items.append(hidden if hidden in node.input.hidden else f"{quote(column or '')} AS {hidden}")
+    return items
+
+
+def same(names: tuple[str, ...], left: str, right: str) -> str:
+    return " AND ".join(f"{left}.{quote(c)} IS NOT DISTINCT FROM {right}.{quote(c)}" for c in names)
+
+
+# -- streams ------------------------------------------------------------------------------------------------------------
+
+
+def _first(batch: Batch, node: Deduplicate) -> str:
+    """The first row of each id in its partition, and those that are too far from all accepted ones before them."""
+    assert node.input is not None
+    ids = ", ".join(quote(c) for c in node.by)
+    numbered = f"(SELECT *, row_number() OVER (PARTITION BY _part, {ids} ORDER BY _seq) AS _n FROM {batch.rows(node.input)})"
+    if node.within is None:
+        return f"SELECT * EXCLUDE (_n) FROM {numbered} WHERE _n = 1"
+    # Accepted times of an id are collected one by one, in order: a fold over the list of its rows.
+    near = f"abs(x.t - y) <= {node.within} AND y >= coalesce(x.w - {node.within}, y)"
+    step = (
+        "lambda a, x: CASE WHEN len(list_filter(a.t, lambda y: " + near + ")) > 0 THEN a"
+        " ELSE {'t': list_append(a.t, x.t), 'n': list_append(a.n, x.n)} END"
+    )
+    start = "{'t': []::BIGINT[], 'n': []::BIGINT[]}"
+    rows = "list({'t': _time, 'w': _wm, 'n': _n} ORDER BY _n)"
+    return (
+        f"WITH numbered AS MATERIALIZED {numbered},"
+        f" kept AS (SELECT _part, {ids}, list_reduce({rows}, {step}, {start}).n AS ns FROM numbered GROUP BY ALL"
+        " HAVING count(*) > 1)"
+        f" SELECT r.* EXCLUDE (_n) FROM numbered r LEFT JOIN kept k ON r._part = k._part AND {same(node.by, 'r', 'k')}"
+        " WHERE k.ns IS NULL OR list_contains(k.ns, r._n)"
+    )
+
+
+def _final(batch: Batch, node: Final) -> str:
+    """The rows of the windows that the watermark has passed."""
+    assert isinstance(node.input, Aggregated)
+    return (
+        f"SELECT *, '' AS _part, 0::BIGINT AS _seq, epoch_us(window_end) - 1 AS _time, NULL::BIGINT AS _wm"
+        f" FROM ({_aggregated(batch, node.input)}) WHERE epoch_us(window_end) <= {batch.closing(node)}"
+    )
+
+
+# -- tables -------------------------------------------------------------------------------------------------------------
+
+
+def _aggregated(batch: Batch, node: Aggregated) -> str:
+    assert node.input is not None
+    relation = batch.rows(node.input)
+    keys = [quote(name) for name in node.by]
+    window = node.window
+    if isinstance(window, Window):
+        kind = node.columns["window_start"]
+        start = window.last_start_sql()
+        relation = (
+            f"(SELECT * EXCLUDE (_w), make_timestamp(_w)::{kind} AS _start,"
+            f" make_timestamp(_w + {window.size})::{kind} AS _end FROM"
+            f" (SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
+            f" WHERE _w + {window.size} > _time AND coalesce(_wm < _w + {window.size}, true))"
+        )
+    spelled = {name: quote(name) for name in node.by}
+    if window is not None:
+        spelled |= {"window_start": "_start", "window_end": "_end"}
+        keys += ["_start", "_end"]
+    again = any(name in node.input.columns for name in spelled if name not in node.by)  # windows of windows
+    if window is not None and not again:
+        relation = f"(SELECT *, _start AS window_start, _end AS window_end FROM {relation})"
+        keys += ["window_start", "window_end"]
+    batch_of = {a: a.finished({call: call.sql for call in a.calls}, spelled) if again else a.batch for a in node.aggregates}
+    results = [f"({sql})::{a.type} AS {quote(a.name)}" for a, sql in batch_of.items()]
+    items = [f"{sql} AS {quote(name)}" for name, sql in spelled.items()]
+    grouped = f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0"
+    return f"SELECT {', '.join([*items, *results])} FROM {relation}{grouped}"
+
+
+def _latest(batch: Batch, node: Latest) -> str:
+    before = node.input
+    assert before is not None
+    given = {before.declared(role) for role in ("id", "key", "time")} | {*node.source.connector.metadata(node.source.schema)}
+    payload = [quote(n) for n in node.columns if n not in {*node.by, *given}]
+    gone = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
+    keys, columns = ", ".join(quote(c) for c in node.by), ", ".join(quote(c) for c in node.columns)
+    order = "_time DESC, _part DESC, _seq DESC" + (f", {columns}" if node.ambiguous else "")
+    return (
+        f"SELECT {columns} FROM (SELECT DISTINCT ON ({keys}) * FROM {batch.rows(before)} ORDER BY {keys}, {order})"
+        f" WHERE NOT ({gone})"
+    )
+
+
+STEPS: dict[type[Node], Callable[[Batch, Any], str]] = {Deduplicate: _first, Final: _final}
+"""By node: the rows of a stream."""
+
+TABLES: dict[type[Node], Callable[[Batch, Any], str]] = {Aggregated: _aggregated, Latest: _latest}
+"""By node: the rows of a table, as the user's columns."""

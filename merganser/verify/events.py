@@ -1,0 +1,100 @@
+"""The accepted events of a view's sources, read again from the start, and how far event time has come in them."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import duckdb
+
+from merganser.clock import MIN_TIME
+from merganser.errors import UsageError
+from merganser.plan import Materialize, Source
+from merganser.sql import literal, quote
+from merganser.store import Store
+
+CHUNK_BYTES = 8 << 20
+
+MADE = "a row of %"
+"""What the file of a dead letter begins with that is no record: a row that a verb made."""
+
+
+def load(
+    con: duckdb.DuckDBPyConnection, store: Store, view: Materialize, cohort: int
+) -> tuple[dict[str, str], dict[str, int]]:
+    """By source: the name of a table of its events, and the lowest watermark of its partitions (MIN_TIME: none).
+
+    The tables have the source's columns, ``_part``, ``_seq``, ``_time`` and ``_wm``, up to the view's position, without
+    what is a dead letter of the view.
+    """
+    for table, whose in (("rejected", "view IS NULL"), ("refused", f"view = {literal(view.name)}")):
+        found = store.table(
+            "SELECT DISTINCT source, partition AS _part, seq AS _seq FROM merganser.dead_letters"
+            f" WHERE {whose} AND file NOT LIKE '{MADE}'"
+        )
+        con.register("_found", found)
+        con.execute(f"CREATE TABLE {table} AS FROM _found")
+        con.unregister("_found")
+    relations = {}
+    closing = {}
+    for number, source in enumerate(view.sources):
+        relations[source.name] = f"events_{number}"
+        _load(con, store, source, cohort, relations[source.name])
+        closing[source.name] = _closing(store, source, cohort)
+    return relations, closing
+
+
+def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:
+    columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
+    con.execute(f"CREATE OR REPLACE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
+    codec = source.connector.codec(source.schema, source.time)
+    positions = store.rows(
+        "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
+    )
+    ends = {partition: end for partition, end, _, _ in positions}
+    at: dict[str, int] = dict.fromkeys(ends, 0)
+    reader = source.connector.open(source.name, follow=False)
+    for partition, _, _, position in positions:
+        known = json.loads(position)
+        reader.add(partition, source.connector.origin([known] if known else []))
+    while any(at[p] < ends[p] for p in ends):
+        chunk = reader.read(CHUNK_BYTES)
+        if chunk is None:
+            for partition, _ in reader.finished():
+                if at[partition] < ends[partition]:
+                    raise UsageError(
+                        f"source {source.name!r} ends at record {at[partition]} in partition {partition!r}, the view has read"
+                        f" {ends[partition]}; bring back what was removed, or rebuild the view"
+                    )
+            time.sleep(0.002)
+            continue
+        if chunk.records:
+            con.register("_chunk", codec.decode(chunk).table)
+            con.execute(
+                f"INSERT INTO read SELECT *, {literal(chunk.partition)} FROM _chunk WHERE _seq < {ends[chunk.partition]}"
+            )
+        at[chunk.partition] = chunk.end
+    reader.close()
+    moment = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
+    mark = "NULL::BIGINT"
+    if source.time is not None and source.lateness is not None:
+        floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor, _ in positions if floor is not None)
+        mark = f"max(_time) OVER (PARTITION BY _part ORDER BY _seq) - {source.lateness}"
+        mark = f"greatest({mark}, map_extract_value(MAP {{{floors}}}, _part))" if floors else mark
+    # Records that are no rows move no watermark; rows that a verb refused do.
+    con.execute(
+        f"CREATE TABLE {name} AS SELECT * FROM (SELECT *, {mark} AS _wm FROM (SELECT *, {moment} AS _time FROM read"
+        f" ANTI JOIN (FROM rejected WHERE source = {literal(source.name)}) USING (_part, _seq)))"
+        f" ANTI JOIN (FROM refused WHERE source = {literal(source.name)}) USING (_part, _seq)"
+    )
+
+
+def _closing(store: Store, source: Source, cohort: int) -> int:
+    """No event before it can be on time any more: the lowest watermark of the partitions that may still grow."""
+    if source.time is None or source.lateness is None:
+        return MIN_TIME
+    mark = f"coalesce(greatest(max_time - {source.lateness}, floor), {MIN_TIME})"
+    return int(store.value(
+        f"SELECT coalesce(min({mark}) FILTER (WHERE NOT ended), max({mark}), {MIN_TIME}) FROM merganser.positions"
+        " WHERE cohort = ? AND source = ?", [cohort, source.name],
+    ))  # fmt: skip
