@@ -66,7 +66,8 @@ def test_verify_finds_a_difference(shop: Path, tmp_path: Path) -> None:
     store = tmp_path / "wrong.duckdb"
     store.write_bytes((shop / "merganser.duckdb").read_bytes())
     with duckdb.connect(str(store)) as con:
-        con.execute("UPDATE merganser_state.revenue_per_minute_1_closed SET orders = 99 WHERE customer_id = 1")
+        ((closed,),) = con.execute("SELECT name FROM merganser_state.tables WHERE name LIKE '%_closed\"'").fetchall()
+        con.execute(f"UPDATE {closed} SET orders = 99 WHERE customer_id = 1")
     done = call("verify", "flows/revenue.py", "--store", str(store), cwd=shop)
     assert done.returncode == 1 and "DIFFERENT" in done.stdout and "99" in done.stdout
 
