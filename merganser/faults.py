@@ -7,6 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 POINTS = (
     "read.after",
@@ -18,6 +22,7 @@ POINTS = (
     "step.append",
     "books.before",
     "commit.before",
+    "commit.in",
     "commit.after",
     "checkpoint.before",
     "checkpoint.after",
@@ -43,3 +48,29 @@ def point(name: str) -> None:
         _left -= 1
         if _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def during(name: str, grows: Path) -> Iterator[None]:
+    """Die while what is inside goes on, as soon as it has begun to write to a file; behind it, if it never does."""
+    global _left
+    if name != _armed or (_left := _left - 1) > 0:
+        yield
+        return
+    before = _size(grows)
+
+    def watch() -> None:
+        while _size(grows) == before:
+            pass  # not a sleep: the whole write may take a millisecond
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    yield
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

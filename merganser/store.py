@@ -181,7 +181,8 @@ class Store:
             self.con.execute("BEGIN")
             yield
             faults.point("commit.before")
-            self.con.execute("COMMIT")
+            with faults.during("commit.in", Path(f"{self.path}.wal")):
+                self.con.execute("COMMIT")
             faults.point("commit.after")
         except BaseException as error:
             with suppress(duckdb.Error):  # a failed COMMIT has rolled back already

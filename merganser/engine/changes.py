@@ -165,10 +165,10 @@ def _difference(store: Store, stored: dict[str, Stored], changed: Sequence[Mater
             continue
         lines = list(difflib.unified_diff(old.signature, signature(view), "in the store", "in the flow", lineterm="", n=1))
         parts.append(f"view {view.name!r} was made by another plan:\n" + "\n".join(f"    {line}" for line in lines))
-    names = " ".join(v.name for v in changed)
+    names, file = " ".join(v.name for v in changed), changed[0].where.rpartition(":")[0]
     return (
         "\n".join(parts)
-        + f"\nNothing was changed. To build it anew beside the old one: merganser rebuild {names} --flow FLOW.py"
+        + f"\nNothing was changed. To build it anew beside the old one: merganser rebuild {names} --flow {file}"
         f" --store {store.path}\nTo keep the old one too, give the new one another name in materialize()."
     )
 
