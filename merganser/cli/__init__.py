@@ -7,7 +7,7 @@ import sys
 import click
 
 from merganser import __version__
-from merganser.cli import inspect, new, running
+from merganser.cli import inspect, new, running, schemas
 from merganser.errors import MerganserError
 
 
@@ -44,5 +44,6 @@ def main() -> None:
 
 for _command in (
     running.run, running.rebuild, inspect.plan, inspect.query, inspect.status, inspect.dead_letters, inspect.verify, new.new,
+    schemas.schema,
 ):  # fmt: skip
     main.add_command(_command)

@@ -3,30 +3,71 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from merganser.errors import FlowError
 from merganser.schema import Schema, avro, json_schema
 
+ENDINGS = {".avsc": "avro", ".proto": "protobuf", ".schema.json": "json"}
+"""File name ending to notation."""
 
-def load(spec: str | Path) -> Schema:
+
+@dataclass(frozen=True)
+class Notated:
+    """A schema in its notation: ``written`` is an ``AvroSchema``, a ``Message``, or a JSON Schema parsed."""
+
+    notation: str
+    written: Any
+
+    def declared(self, at: str) -> Schema:
+        """The columns of a source that has this schema. Raises FlowError."""
+        if self.notation == "avro":
+            return avro.declared(self.written, at)
+        if self.notation == "protobuf":
+            from merganser.schema import protobuf
+
+            return protobuf.declared(self.written, at)
+        return json_schema.declared(self.written, at)
+
+
+def read(spec: str | Path) -> Notated:
     """The schema in a file: ``order.avsc``, ``order.proto#Order``, ``order.schema.json``. Raises FlowError."""
     name, _, message = str(spec).partition("#")
     path = Path(name)
     if not path.is_file():
         raise FlowError(f"there is no schema file {path} (looked in {Path.cwd()})")
-    if path.name.endswith(".avsc"):
-        return avro.declared(avro.parse(path.read_text(), str(path)), str(path))
-    if path.name.endswith(".schema.json"):
-        try:
-            tree = json.loads(path.read_text())
-        except ValueError as error:
-            raise FlowError(f"{path} is no JSON: {error}") from None
-        return json_schema.declared(tree, str(path))
-    if path.name.endswith(".proto"):
-        try:
-            from merganser.schema import protobuf
-        except ImportError:
-            raise FlowError(f"{path}: Protocol Buffers need more packages: pip install 'merganser[protobuf]'") from None
-        return protobuf.declared(protobuf.load(path, message or None, str(path)), str(path))
-    raise FlowError(f"schema file {path}: known are .avsc (Avro), .proto (Protocol Buffers) and .schema.json (JSON Schema)")
+    notation = next((n for ending, n in ENDINGS.items() if path.name.endswith(ending)), None)
+    if notation == "protobuf":
+        return Notated(notation, _protobuf(str(path)).load(path, message or None, str(path)))
+    if notation is None:
+        raise FlowError(
+            f"schema file {path}: known are .avsc (Avro), .proto (Protocol Buffers) and .schema.json (JSON Schema)"
+        )
+    return parse(notation, path.read_text(), str(path))
+
+
+def parse(notation: str, text: str, at: str, references: dict[str, str] | None = None) -> Notated:
+    """A schema from its text. ``references``: the texts that a ``.proto`` imports, by name. Raises FlowError."""
+    if notation == "avro":
+        return Notated(notation, avro.parse(text, at))
+    if notation == "protobuf":
+        return Notated(notation, _protobuf(at).compiled_text(text, references or {}, at))
+    try:
+        return Notated(notation, json.loads(text))
+    except ValueError as error:
+        raise FlowError(f"{at} is no JSON: {error}") from None
+
+
+def load(spec: str | Path) -> Schema:
+    """The columns that a schema file declares. Raises FlowError."""
+    return read(spec).declared(str(spec).partition("#")[0])
+
+
+def _protobuf(at: str) -> Any:
+    try:
+        from merganser.schema import protobuf
+    except ImportError:
+        raise FlowError(f"{at}: Protocol Buffers need more packages: pip install 'merganser[protobuf]'") from None
+    return protobuf

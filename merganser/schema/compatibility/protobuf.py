@@ -1,0 +1,116 @@
+"""Protocol Buffers: whether messages stay what they are when their file changes, as Confluent's Schema Registry judges it.
+
+Fields go by their numbers; names, and a field's being repeated, do not matter. A message that is no longer there, a field whose
+values are written in another way, and fields that come to exclude each other in a oneof are breaks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from merganser.schema.compatibility.difference import Difference
+
+if TYPE_CHECKING:  # the package is optional; whoever has a Message has it
+    from merganser.schema.protobuf import Message
+
+WIRE: dict[int, str] = {
+    1: "double", 2: "float", 3: "number", 4: "number", 5: "number", 6: "fixed64", 7: "fixed32", 8: "number", 9: "text or bytes",
+    12: "text or bytes", 13: "number", 14: "number", 15: "fixed32", 16: "fixed64", 17: "zigzag number", 18: "zigzag number",
+}  # fmt: skip
+"""Field type to the way that its values are written; one within a way may become another one."""
+
+
+def differences(reader: Message, writer: Message) -> list[Difference]:
+    """What breaks between the messages of two files, ``reader`` being the later one."""
+    return _types(_top(writer), _top(reader), "")
+
+
+def _top(message: Message) -> dict[str, Any]:
+    return dict(message.descriptor.file.message_types_by_name)
+
+
+def _types(old: dict[str, Any], new: dict[str, Any], path: str) -> list[Difference]:
+    found = []
+    for name, descriptor in old.items():
+        at = f"{path}/{name}"
+        if name not in new:
+            if not descriptor.GetOptions().map_entry:
+                found.append(Difference("MESSAGE_REMOVED", at, f"the reader has no message {descriptor.full_name}"))
+        elif not descriptor.GetOptions().map_entry:
+            found += _messages(descriptor, new[name], at)
+    return found
+
+
+def _oneof(field: Any) -> str | None:
+    """The name of the oneof that a field is in; ``optional`` makes one of its own, which is none."""
+    oneof = field.containing_oneof
+    return None if oneof is None or (len(oneof.fields) == 1 and oneof.name == f"_{field.name}") else str(oneof.name)
+
+
+def _messages(old: Any, new: Any, path: str) -> list[Difference]:
+    before = {f.number: f for f in old.fields}
+    after = {f.number: f for f in new.fields}
+    found = _oneofs(before, after, path)
+    for number in sorted(before.keys() | after.keys()):
+        at = f"{path}/{number}"
+        if number not in after:
+            if before[number].is_required:
+                found.append(Difference("REQUIRED_FIELD_REMOVED", at, f"{before[number].name} was required"))
+        elif number not in before:
+            if after[number].is_required:
+                found.append(Difference("REQUIRED_FIELD_ADDED", at, f"{after[number].name} is required, and was not written"))
+        else:
+            found += _fields(before[number], after[number], at)
+    return found + _types(dict(old.nested_types_by_name), dict(new.nested_types_by_name), path)
+
+
+def _oneofs(before: dict[int, Any], after: dict[int, Any], path: str) -> list[Difference]:
+    found = []
+    for name in sorted({o for f in after.values() if (o := _oneof(f))}):
+        members = [n for n, f in after.items() if _oneof(f) == name]
+        moved = [n for n in members if n in before and _oneof(before[n]) is None]
+        stayed = [n for n in members if n in before and _oneof(before[n]) is not None]
+        if len(moved) > 1:
+            names = ", ".join(after[n].name for n in moved)
+            detail = f"{names} could be written together before"
+            found.append(Difference("MULTIPLE_FIELDS_MOVED_TO_ONEOF", f"{path}/{name}", detail))
+        elif moved and stayed:
+            detail = f"{after[moved[0]].name} could be written together with the others before"
+            found.append(Difference("FIELD_MOVED_TO_EXISTING_ONEOF", f"{path}/{name}", detail))
+    kept = {o for f in after.values() if (o := _oneof(f))}
+    for number, field in sorted(before.items()):
+        if number not in after and _oneof(field) in kept:
+            detail = f"{field.name} may have been written, and the reader would find none of the oneof"
+            found.append(Difference("ONEOF_FIELD_REMOVED", f"{path}/{_oneof(field)}/{number}", detail))
+    return found
+
+
+def _fields(old: Any, new: Any, path: str) -> list[Difference]:
+    before, after = _kind(old), _kind(new)
+    if before != after:
+        return [Difference("FIELD_KIND_CHANGED", path, f"{new.name} was a {before}, and is a {after}")]
+    if before == "scalar":
+        if WIRE[old.type] != WIRE[new.type]:
+            detail = f"{new.name} was written as {WIRE[old.type]}, and is read as {WIRE[new.type]}"
+            return [Difference("FIELD_SCALAR_KIND_CHANGED", path, detail)]
+        return []
+    if before == "map":
+        parts = [(old.message_type.fields_by_name[p], new.message_type.fields_by_name[p]) for p in ("key", "value")]
+        return [d for a, b in parts for d in _fields(a, b, path)]
+    names = [_local(f.message_type) for f in (old, new)]
+    if names[0] != names[1]:
+        return [Difference("FIELD_NAMED_TYPE_CHANGED", path, f"{new.name} was a {names[0]}, and is a {names[1]}")]
+    if old.message_type.file.name != old.containing_type.file.name:
+        return _messages(old.message_type, new.message_type, path)  # of a file that it imports
+    return []
+
+
+def _kind(field: Any) -> str:
+    if field.message_type is None:
+        return "scalar"
+    return "map" if field.message_type.GetOptions().map_entry else "message"
+
+
+def _local(descriptor: Any) -> str:
+    """A message's name without its package."""
+    return str(descriptor.full_name).removeprefix(f"{descriptor.file.package}.")
