@@ -24,7 +24,7 @@ from merganser.flow import Flow, Stream, source
 from merganser.plan import Source
 from merganser.sources.files import files
 from merganser.sources.memory import memory
-from merganser.windows import Window, hopping, tumbling
+from merganser.windows import Session, Window, hopping, session, tumbling
 
 __version__ = _version("merganser")
 
@@ -35,6 +35,7 @@ __all__ = [
     "PlanChangedError",
     "RecordError",
     "Report",
+    "Session",
     "Source",
     "SourceError",
     "StoreError",
@@ -46,6 +47,7 @@ __all__ = [
     "memory",
     "rebuild",
     "run",
+    "session",
     "source",
     "tumbling",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from merganser import plan
 from merganser.aggregates import analyse
@@ -16,6 +16,7 @@ from merganser.plan import Columns, Node, Source
 from merganser.schema import Column, Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
+from merganser.temporal import Temporal, policy
 from merganser.windows import Session, Window
 
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
@@ -121,8 +122,10 @@ class Flow:
         return f"```mermaid\n{plan_mermaid(self)}\n```"
 
 
-class Stream:
+class Stream(Temporal):
     """An immutable stream of rows: a verb returns a new one, and two verbs on one stream fan out."""
+
+    _flow: Flow
 
     def __init__(self, flow: Flow, node: Node) -> None:
         self._flow = flow
@@ -137,8 +140,8 @@ class Stream:
         columns = ", ".join(f"{name} {type}" for name, type in self._node.columns.items())
         return f"Stream({self._node.line()}: {columns})"
 
-    def _then(self, node: Node) -> Stream:
-        return Stream(self._flow, node)
+    def _then(self, node: Node) -> Self:
+        return type(self)(self._flow, node)
 
     def _open(self, verb: str) -> Node:
         """The node here, if rows can still be worked on: behind windows, that of the closed ones' rows."""
@@ -261,12 +264,16 @@ class Stream:
         return self._then(plan.Deduplicate(users_line(), node.columns, node, columns, distance))
 
     @on_users_line
-    def window(self, window: Window | Session, *, by: str | Sequence[str] = ()) -> Grouped:
-        """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows."""
+    def window(self, window: Window | Session, *, by: str | Sequence[str] = (), late: str = "keep") -> Grouped:
+        """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows.
+
+        ``late``: what becomes of a row whose windows are all closed by its own partition's watermark: ``"keep"`` puts it
+        into ``merganser.late``, ``"drop"`` only counts it.
+        """
         node = self._open("window")
         if not isinstance(window, (Window, Session)):
             raise FlowError(
-                "window() takes mg.tumbling('1 minute') or mg.hopping('1 hour', every='15 minutes')"
+                "window() takes mg.tumbling('1 minute'), mg.hopping('1 hour', every='15 minutes') or mg.session('30 minutes')"
             )
         if node.source.time is None:
             raise FlowError(f"windows need event time, but source {node.source.name!r} has no time=")
@@ -274,13 +281,13 @@ class Stream:
         for taken in ("window_start", "window_end", "final"):
             if taken in keys:
                 raise FlowError(f"{taken} is a column of every windowed result; derive() the group column another name")
-        return Grouped(self._flow, node, window, keys)
+        return Grouped(self._flow, node, window, keys, policy(late))
 
     @on_users_line
     def group_by(self, *by: str) -> Grouped:
         """Group rows by columns, without a window; ``aggregate`` follows. One group of all rows without columns."""
         node = self._open("group_by")
-        return Grouped(self._flow, node, None, _columns(by, node.columns, "group_by") if by else ())
+        return Grouped(self._flow, node, None, _columns(by, node.columns, "group_by") if by else (), "keep")
 
     @on_users_line
     def latest(self, by: str | Sequence[str] | None = None) -> Stream:
@@ -317,8 +324,8 @@ class Stream:
 class Grouped:
     """What ``window`` and ``group_by`` return: only ``aggregate`` can follow."""
 
-    def __init__(self, flow: Flow, node: Node, window: Window | Session | None, by: tuple[str, ...]) -> None:
-        self._flow, self._node, self._window, self._by = flow, node, window, by
+    def __init__(self, flow: Flow, node: Node, window: Window | Session | None, by: tuple[str, ...], late: str) -> None:
+        self._flow, self._node, self._window, self._by, self._late = flow, node, window, by, late
 
     @on_users_line
     def aggregate(self, **aggregates: str) -> Stream:
@@ -340,7 +347,7 @@ class Grouped:
         columns |= {a.name: a.type for a in found}
         if window is not None:
             columns["final"] = "BOOLEAN"
-        return Stream(self._flow, plan.Aggregated(users_line(), columns, node, window, self._by, found))
+        return Stream(self._flow, plan.Aggregated(users_line(), columns, node, window, self._by, found, self._late))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):

@@ -25,6 +25,7 @@ from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
 from merganser.schema import Schema
 from merganser.sources import Connector
+from merganser.states import State
 from merganser.windows import Session, Window
 
 Columns = dict[str, str]
@@ -309,6 +310,104 @@ class Latest(_Settles):
 
 
 @dataclass(frozen=True)
+class Order(Node):
+    """Events of each key in the order of their event times, with a column ``seq`` from 1 on."""
+
+    by: tuple[str, ...]
+    late: str = "keep"
+    settles = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        late = f", late {self.late}" if self.late != "keep" else ""
+        return f"Order[{of}, by {', '.join(self.by)}{late}]"
+
+
+On = tuple[tuple[str, str], ...]
+"""Pairs of a column of the left side and one of the right side that must be equal."""
+
+
+@dataclass(frozen=True)
+class Join(_Settles):
+    """Pairs of rows of two streams. ``taken``: name in the result and column of the right side, for each that is in it."""
+
+    other: Node
+    on: On
+    taken: tuple[tuple[str, str], ...]
+    within: int
+    how: str
+    late: str = "keep"
+    multiplies = True
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        assert self.input is not None
+        return self.input, self.other
+
+    @property
+    def delays(self) -> dict[str, int]:
+        # A left row without a partner comes with its own time once none can come any more.
+        lag = self.within if self.how == "left" else 0
+        return {source: delay + lag for source, delay in super().delays.items()}
+
+    def line(self, of: str = "·", *others: str) -> str:
+        late = f", late {self.late}" if self.late != "keep" else ""
+        kind = "Join" if self.how == "inner" else "LeftJoin"
+        return f"{kind}[{', '.join((of, *others))}, on {_equal(self.on)}, within {show_duration(self.within)}{late}]"
+
+
+@dataclass(frozen=True)
+class AsOf(Node):
+    """Rows of a stream with the row of another one that was valid at their event time."""
+
+    other: Node
+    on: On
+    taken: tuple[tuple[str, str], ...]
+    late: str = "keep"
+    settles = True
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        assert self.input is not None
+        return self.input, self.other
+
+    def line(self, of: str = "·", *others: str) -> str:
+        late = f", late {self.late}" if self.late != "keep" else ""
+        return f"AsOf[{', '.join((of, *others))}, on {_equal(self.on)}{late}]"
+
+
+@dataclass(frozen=True)
+class Enriched(_Settles):
+    """Rows of a stream with the present row of a table, which is looked up when the view is read."""
+
+    other: Node
+    on: On
+    taken: tuple[tuple[str, str], ...]
+    table = True
+
+    @property
+    def inputs(self) -> tuple[Node, ...]:
+        assert self.input is not None
+        return self.input, self.other
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Enrich[{', '.join((of, *others))}, on {_equal(self.on)}]"
+
+
+@dataclass(frozen=True)
+class Fold(_Settles):
+    """The last state of each key, of a function over its events in order."""
+
+    by: tuple[str, ...]
+    state: State
+    apply: Callable[[Any, dict[str, Any]], Any]
+    table = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        name = f"{getattr(self.apply, '__qualname__', 'fn')}#{_code(self.apply)}"
+        return f"Fold[{of}, by {', '.join(self.by)}, {name}, initial {self.state.initial}]"
+
+
+@dataclass(frozen=True)
 class Materialize(Node):
     name: str
     settles = True
@@ -374,7 +473,11 @@ def _named(items: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(name if name == sql else f"{name} = {' '.join(sql.split())}" for name, sql in items)
 
 
-def _code(fn: Callable[[Any], Any]) -> str:
+def _equal(on: On) -> str:
+    return ", ".join(a if a == b else f"{a} = {b}" for a, b in on)
+
+
+def _code(fn: Callable[..., Any]) -> str:
     """A short hash of a function's source text, so that a changed function is a changed plan."""
     try:
         text = textwrap.dedent(inspect.getsource(fn))

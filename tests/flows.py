@@ -29,7 +29,7 @@ def source(events: Any, *, schema: Mapping[str, str] = SCHEMA, lateness: str | N
 
 
 def rows(store: Path | str, sql: str) -> list[tuple[Any, ...]]:
-    with duckdb.connect(str(store), read_only=True) as con:
+    with duckdb.connect(str(store), read_only=str(store) != ":memory:") as con:
         return con.execute(sql).fetchall()
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
-    "errors", "faults", "clock", "scratch", "schema", "sql", "aggregate_rules", "aggregates", "codecs", "sources", "windows",
-    "plan", "store", "operators", "flow", "display", "verify", "engine", "cli",
+    "errors", "faults", "clock", "scratch", "schema", "sql", "aggregate_rules", "aggregates", "codecs", "sources",
+    "windows", "states", "plan", "store", "operators", "temporal", "flow", "display", "verify", "engine", "cli",
 )  # fmt: skip
 
 

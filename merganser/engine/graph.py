@@ -21,21 +21,32 @@ from merganser.operators import PART, STATE, Epoch, Outcome, Rows, Step, Table, 
 from merganser.operators.aggregate import AggregateStep
 from merganser.operators.append import AppendStep
 from merganser.operators.deduplicate import DeduplicateStep
+from merganser.operators.enrich import AsOfStep, EnrichedStep
+from merganser.operators.fold import FoldStep
+from merganser.operators.join import JoinStep
 from merganser.operators.latest import LatestStep
+from merganser.operators.order import OrderStep
 from merganser.operators.rowlocal import KEEP, RowLocal
+from merganser.operators.session import SessionStep
 from merganser.plan import (
     Aggregated,
+    AsOf,
     Deduplicate,
+    Enriched,
     Final,
+    Fold,
+    Join,
     Latest,
     Materialize,
     Node,
+    Order,
     by_workers,
     ordered,
     read_by_steps,
 )
 from merganser.sql import quote
 from merganser.store import Store
+from merganser.windows import Session
 
 Fresh = tuple[Prepared, int, int]
 """A chunk, the ordinal below which its records are known already, the watermark of its partition before it."""
@@ -97,7 +108,19 @@ class Graph:
         if isinstance(node, Aggregated):
             emits = any(isinstance(n, Final) for n in followers)
             kept = any(isinstance(n, Materialize) for n in followers)
-            return AggregateStep(node, table, views, self.cohort, emits=emits, kept=kept)
+            step = SessionStep if isinstance(node.window, Session) else AggregateStep
+            return step(node, table, views, self.cohort, emits=emits, kept=kept)
+        if isinstance(node, Order):
+            return OrderStep(node, table, views)
+        if isinstance(node, Join):
+            return JoinStep(node, table, views)
+        if isinstance(node, AsOf):
+            return AsOfStep(node, table, views)
+        if isinstance(node, Fold):
+            return FoldStep(node, table, views)
+        if isinstance(node, Enriched):
+            other: Table = self.steps[node.other]  # type: ignore[assignment] # the step of a table is one
+            return EnrichedStep(node, table, other)
         if isinstance(node, Latest):
             return LatestStep(node, table)
         if isinstance(node, Materialize) and node.input is not None and not node.input.table:
@@ -173,7 +196,8 @@ class Graph:
             for f, outcome in zip(inputs, emitted.outcomes)
             for a in f.accounts
         ]
-        return Flowed(emitted.rows, tuple(accounts), tuple(d for f in inputs for d in f.dead))
+        dead = [_made(node, r.row, r.seq, r.partition, r.reason, r.detail) for r in emitted.refused]
+        return Flowed(emitted.rows, tuple(accounts), (*(d for f in inputs for d in f.dead), *dead))
 
     def _row_local(
         self,
@@ -236,8 +260,15 @@ def _refused(node: Node, row: str, seq: int, partition: str | None, detail: str,
         chunk = next(p for p, _, _ in fresh if p.partition == partition and p.seq <= seq < p.end)
         place, raw = chunk.locate([seq])[0]
         return DeadLetter(Reject(seq, place, raw, "not computed", detail), node.source.name, partition)
-    made = Place(f"a row of {type(node).__name__}", None, None)
-    return DeadLetter(Reject(seq, made, row.encode(), "not computed", detail), node.source.name, partition)
+    return _made(node, row, seq, partition, "not computed", detail)
+
+
+def _made(node: Node, row: str, seq: int, partition: str | None, reason: str, detail: str) -> DeadLetter:
+    """A dead letter of a row that is no record any more: the row itself, as JSON. A step that is not to go on stops here."""
+    reject = Reject(seq, Place(f"a row of {type(node).__name__}", None, None), row.encode(), reason, detail)
+    if node.source.on_error == "stop":
+        raise stopped(node.source.name, reject)
+    return DeadLetter(reject, node.source.name, partition)
 
 
 def _gather(con: duckdb.DuckDBPyConnection, name: str, node: Node, fresh: Sequence[Fresh]) -> Flowed:

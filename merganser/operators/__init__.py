@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from merganser.clock import MIN_TIME
-from merganser.plan import Columns, Node
+from merganser.plan import ID, KEY, Columns, Node
 from merganser.sql import literal, quote
 
 HIDDEN = ("_seq", "_time", "_wm")
@@ -102,6 +102,17 @@ class Outcome:
     duplicate: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that a step could not take, by position: itself as JSON, a stable reason, and a sentence."""
+
+    seq: int
+    partition: str
+    row: str
+    reason: str
+    detail: str
+
+
 @dataclass(slots=True)
 class Emitted:
     """What a step hands on after an epoch.
@@ -111,11 +122,13 @@ class Emitted:
       reads rows of, or when there are none.
     - ``changes``: for a table whose node is in ``Step.updates``: what this epoch changed in it, the columns of the node and
       ``_retracted``, true for a row that is no longer so (or was until now) and false for a new one.
+    - ``refused``: rows that were taken before and turn out to be no good; they become dead letters.
     """
 
     outcomes: tuple[Outcome, ...]
     rows: Rows | None = None
     changes: Rows | None = None
+    refused: tuple[Refusal, ...] = ()
 
 
 class Step(Protocol):
@@ -148,6 +161,16 @@ def released(con: duckdb.DuckDBPyConnection, name: str, columns: Columns, sql: s
         return None
     con.register(name, table)
     return Rows(name, table, None, len(table), casts(columns))
+
+
+def columns_of(node: Node) -> Columns:
+    """The columns of the rows at a node with those that travel along hidden, but for time, position and partition."""
+    source = node.source
+    columns = dict(node.columns)
+    for hidden, role in ((ID, source.id), (KEY, source.key)):
+        if hidden in node.hidden and role is not None:
+            columns[hidden] = source.schema[role].type
+    return columns
 
 
 def casts(columns: Columns) -> str:

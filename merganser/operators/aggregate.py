@@ -58,7 +58,7 @@ class AggregateStep:
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         columns = ", ".join(f"NULL::{type} AS {quote(n)}" for n, type in self.input.columns.items())
-        con.execute(f"CREATE OR REPLACE TEMP VIEW _typed AS SELECT {columns}, 0::BIGINT AS _w")
+        con.execute(f"CREATE OR REPLACE TEMP VIEW _typed AS SELECT {columns}, 0::BIGINT AS _w, 0::BIGINT AS _time")
         con.execute(f"CREATE TABLE {self.open} AS {self._reduced('_typed', 'false')}")
         for call, table in self.values.items():
             con.execute(f"CREATE TABLE {table} AS {self._valued(call, '_typed', 'false')}")
@@ -95,15 +95,14 @@ class AggregateStep:
             f" WHERE {condition}{passing} GROUP BY ALL"
         )
 
-    def _finished(self, groups: str, condition: str) -> str:
-        """The user's columns for the groups in a table that has their states, and ``_w`` unless windows have ends."""
+    def _finished(self, groups: str, condition: str, valued: str | None = None) -> str:
+        """The user's columns for the groups in a table that has their states; ``valued`` is the condition for their values."""
         finished: dict[Call, str] = {call: f"finalize(g.{name})" for call, name in self.states.items()}
         joins = ""
         for i, (call, table) in enumerate(self.values.items()):
-            same = _same(self.keys, "g", f"v{i}")
             joins += (
                 f" LEFT JOIN (SELECT {', '.join(self.keys)}, {call.finish} AS _f FROM {table}"
-                f" WHERE {condition} GROUP BY {', '.join(self.keys)}) v{i} ON {same}"
+                f" WHERE {valued or condition} GROUP BY {', '.join(self.keys)}) v{i} ON {same(self.keys, 'g', f'v{i}')}"
             )
             nothing = f"(SELECT {call.finish} FROM {table} WHERE false)"
             finished[call] = f"coalesce(v{i}._f, {nothing})"
@@ -228,7 +227,7 @@ class AggregateStep:
         combined = "".join(f", combine(o.{s}, n.{s}) AS {s}" for s in self.states.values())
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE _merged AS SELECT {keys}{combined}, o.rowid AS _old"
-            f" FROM _new n LEFT JOIN {self.open} o ON {_same(self.keys, 'n', 'o')}"
+            f" FROM _new n LEFT JOIN {self.open} o ON {same(self.keys, 'n', 'o')}"
         )
         con.execute(f"DELETE FROM {self.open} WHERE rowid IN (SELECT _old FROM _merged WHERE _old IS NOT NULL)")
         still = "true"
@@ -257,12 +256,13 @@ class AggregateStep:
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE _merged_values AS SELECT {', '.join(f'n.{k}' for k in keys)},"
             f" n.n + coalesce(o.n, 0) AS n, o.rowid AS _old"
-            f" FROM _new_values n LEFT JOIN {table} o ON {_same(keys, 'n', 'o')}"
+            f" FROM _new_values n LEFT JOIN {table} o ON {same(keys, 'n', 'o')}"
         )
         con.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT _old FROM _merged_values WHERE _old IS NOT NULL)")
         con.execute(f"INSERT INTO {table} SELECT {', '.join(keys)}, n FROM _merged_values")
         con.execute("DROP TABLE _merged_values; DROP TABLE _new_values")
 
 
-def _same(keys: list[str], left: str, right: str) -> str:
+def same(keys: Sequence[str], left: str, right: str) -> str:
+    """SQL: two rows have equal keys, or NULL in the same ones."""
     return " AND ".join(f"{left}.{k} IS NOT DISTINCT FROM {right}.{k}" for k in keys)

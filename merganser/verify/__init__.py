@@ -22,7 +22,7 @@ from merganser.scratch import CONFIG
 from merganser.sql import quote
 from merganser.store import Store
 from merganser.verify.batch import Batch
-from merganser.verify.events import load
+from merganser.verify.events import load, skipped
 
 EXACT = 1e-9
 """Relative difference that sums of floating-point numbers may have, since addition depends on its order."""
@@ -70,7 +70,8 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
     cohort = int(found[0][0])
     with duckdb.connect(str(path), config=CONFIG) as con:
         relations, closing = load(con, store, view, cohort)
-        con.execute(f"CREATE TABLE expected AS {Batch(con, relations, closing).content(view)}")
+        batch = Batch(con, relations, closing, skipped(store, view, cohort))
+        con.execute(f"CREATE TABLE expected AS {batch.content(view)}")
         names = [n for n in view.columns if n != "final" or not _windowed(view)]
         columns = ", ".join(quote(n) for n in names)
         con.register("_found", store.table(f"SELECT {columns} FROM {quote(view.name)}"))

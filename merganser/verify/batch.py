@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Collection, Mapping
+from datetime import UTC
+from itertools import groupby
 from typing import Any
 
 import duckdb
@@ -13,21 +16,27 @@ from merganser.plan import (
     ID,
     KEY,
     Aggregated,
+    AsOf,
     Deduplicate,
     Derive,
     Drop,
+    Enriched,
     Explode,
     Filter,
     Final,
+    Fold,
+    Join,
     Latest,
     MapBatches,
     Materialize,
     Node,
+    Order,
     Read,
     Select,
 )
 from merganser.sql import quote
-from merganser.windows import Window
+from merganser.states import arrow
+from merganser.windows import Session, Window
 
 HIDDEN = ("_part", "_seq", "_time", "_wm")
 
@@ -35,8 +44,15 @@ HIDDEN = ("_part", "_seq", "_time", "_wm")
 class Batch:
     """Recomputes nodes; ``relations`` and ``closing`` are the events of each source and its lowest watermark."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, relations: Mapping[str, str], closing: Mapping[str, int]) -> None:
-        self.con, self.relations, self.sources = con, relations, closing
+    def __init__(
+        self,
+        con: duckdb.DuckDBPyConnection,
+        relations: Mapping[str, str],
+        closing: Mapping[str, int],
+        skipped: Collection[tuple[tuple[Any, ...], int]],
+    ) -> None:
+        """``skipped``: key and number of the events that a fold was told to leave out."""
+        self.con, self.relations, self.sources, self.skipped = con, relations, closing, skipped
         self._names = 0
         self._rows: dict[Node, str] = {}
 
@@ -45,7 +61,7 @@ class Batch:
         node = view.input
         assert node is not None
         if node.table:
-            return self._table(node)
+            return self.table(node)
         return f"SELECT {', '.join(quote(n) for n in view.columns)} FROM {self.rows(node)}"
 
     def closing(self, node: Node) -> int:
@@ -76,7 +92,8 @@ class Batch:
         found = STEPS[type(node)](self, node)
         return self.keep(found)
 
-    def _table(self, node: Node) -> str:
+    def table(self, node: Node) -> str:
+        """A SELECT of the rows of a table, as the user's columns without ``final``."""
         return TABLES[type(node)](self, node)
 
     # -- row by row -----------------------------------------------------------------------------------------------
@@ -163,6 +180,56 @@ def _final(batch: Batch, node: Final) -> str:
     )
 
 
+def _order(batch: Batch, node: Order) -> str:
+    assert node.input is not None
+    keys = ", ".join(quote(c) for c in node.by)
+    ties = "".join(f", {quote(c)}" for c in node.input.columns) if node.input.ambiguous else ""
+    return (
+        f"SELECT * REPLACE (NULL::BIGINT AS _wm), row_number() OVER (PARTITION BY {keys} ORDER BY _time, _part, _seq{ties}) AS seq"
+        f" FROM {_on_time(batch, node.input)} WHERE _time < {batch.closing(node)}"
+    )
+
+
+def _on_time(batch: Batch, node: Node) -> str:
+    """The rows whose own partition was not past their time when they came."""
+    return f"(SELECT * FROM {batch.rows(node)} WHERE _wm IS NULL OR _wm <= _time)"
+
+
+def _join(batch: Batch, node: Join) -> str:
+    left, right = (batch.keep(f"SELECT *, row_number() OVER () AS _row FROM {_on_time(batch, i)}") for i in node.inputs)
+    equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in node.on)
+    near = f"l._time BETWEEN r._time - {node.within} AND r._time + {node.within}"
+    mine = ", ".join(f"l.{quote(c)}" for c in node.inputs[0].columns)
+    theirs = "".join(f", r.{quote(column)} AS {quote(name)}" for name, column in node.taken)
+    pairs = (
+        f"SELECT {mine}{theirs}, l._part, l._seq, greatest(l._time, r._time) AS _time, NULL::BIGINT AS _wm"
+        f" FROM {left} l JOIN {right} r ON {equal} AND {near}"
+    )
+    if node.how == "inner":
+        return pairs
+    nothing = "".join(f", NULL::{node.columns[name]} AS {quote(name)}" for name, _ in node.taken)
+    return (
+        f"{pairs} UNION ALL SELECT {mine}{nothing}, l._part, l._seq, l._time, NULL::BIGINT FROM {left} l"
+        f" WHERE l._time + {node.within} < {batch.closing(node.other)} AND NOT EXISTS (FROM {right} r WHERE {equal} AND {near})"
+    )
+
+
+def _as_of(batch: Batch, node: AsOf) -> str:
+    """For each row its newest partner, found among all partners that are not after it."""
+    left = batch.keep(f"SELECT *, row_number() OVER () AS _row FROM {_on_time(batch, node.inputs[0])}")
+    right = batch.keep(f"FROM {_on_time(batch, node.other)}")
+    equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in node.on)
+    theirs = "".join(f", r.{quote(column)} AS {quote(name)}" for name, column in node.taken)
+    ties = "".join(f", r.{quote(c)}" for c in node.other.columns) if node.other.ambiguous else ""
+    names = ", ".join(quote(name) for name in node.columns)
+    hidden = "".join(f", {name}" for name in (ID, KEY) if name in node.hidden)
+    return (
+        f"SELECT {names}{hidden}, _part, _seq, _time, NULL::BIGINT AS _wm FROM (SELECT DISTINCT ON (l._row) l.*{theirs}"
+        f" FROM {left} l LEFT JOIN {right} r ON {equal} AND r._time <= l._time"
+        f" ORDER BY l._row, r._time DESC, r._part DESC, r._seq DESC{ties}) WHERE _time < {batch.closing(node.other)}"
+    )
+
+
 # -- tables -------------------------------------------------------------------------------------------------------------
 
 
@@ -180,6 +247,8 @@ def _aggregated(batch: Batch, node: Aggregated) -> str:
             f" (SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
             f" WHERE _w + {window.size} > _time AND coalesce(_wm < _w + {window.size}, true))"
         )
+    if isinstance(window, Session):
+        relation = _sessions(batch, node, window)
     spelled = {name: quote(name) for name in node.by}
     if window is not None:
         spelled |= {"window_start": "_start", "window_end": "_end"}
@@ -193,6 +262,59 @@ def _aggregated(batch: Batch, node: Aggregated) -> str:
     items = [f"{sql} AS {quote(name)}" for name, sql in spelled.items()]
     grouped = f" GROUP BY {', '.join(keys)}" if keys else " HAVING count(*) > 0"
     return f"SELECT {', '.join([*items, *results])} FROM {relation}{grouped}"
+
+
+def _sessions(batch: Batch, node: Aggregated, window: Session) -> str:
+    """Rows with the start and end of their session: gaps and islands."""
+    assert node.input is not None
+    kind = node.columns["window_start"]
+    by = f"PARTITION BY {', '.join(quote(c) for c in node.by)} " if node.by else ""
+    island = f"PARTITION BY {', '.join([*(quote(c) for c in node.by), '_island'])}"
+    gap = f"coalesce(_time - lag(_time) OVER ({by}ORDER BY _time) >= {window.gap}, true)"
+    return (
+        f"(SELECT *, make_timestamp(min(_time) OVER ({island}))::{kind} AS _start,"
+        f" make_timestamp(max(_time) OVER ({island}) + {window.gap})::{kind} AS _end FROM"
+        f" (SELECT *, sum(_gap::INTEGER) OVER ({by}ORDER BY _time RANGE UNBOUNDED PRECEDING) AS _island FROM"
+        f" (SELECT *, {gap} AS _gap FROM {_on_time(batch, node.input)})))"
+    )
+
+
+def _enriched(batch: Batch, node: Enriched) -> str:
+    equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in node.on)
+    items = [f"l.{quote(name)}" for name in node.inputs[0].columns]
+    items += [f"r.{quote(column)} AS {quote(name)}" for name, column in node.taken]
+    return f"SELECT {', '.join(items)} FROM {batch.rows(node.inputs[0])} l LEFT JOIN ({batch.table(node.other)}) r ON {equal}"
+
+
+def _folded(batch: Batch, node: Fold) -> str:
+    """The function over each key's events, one key after the other; where it raises, a key's later events wait."""
+    assert node.input is not None
+    names = list(node.input.columns)
+    keys = ", ".join(quote(c) for c in node.by)
+    order = f"{keys}, seq"
+    moments = {n: f"{quote(n)}::TIMESTAMPTZ AS {quote(n)}" for n, t in node.input.columns.items() if t.startswith("TIMESTAMP")}
+    items = ", ".join(moments.get(n, quote(n)) for n in names)
+    rows = batch.con.sql(f"SELECT {items} FROM {batch.rows(node.input)} ORDER BY {order}").to_arrow_table().to_pylist()
+    results = []
+    for key, events in groupby(rows, key=lambda row: tuple(row[c] for c in node.by)):
+        state, last = node.state.fresh(), None
+        for event in events:
+            if (key, event["seq"]) in batch.skipped:
+                continue
+            before = copy.deepcopy(state)
+            try:
+                state = node.apply(state, {n: v.astimezone(UTC) if n in moments and v else v for n, v in event.items()})
+            except Exception:
+                state = before
+                break
+            last = event["seq"]
+        if last is not None:
+            results.append([*key, *(column[0] for column in node.state.dump([state])), last])
+    table = batch.keep(f"SELECT {', '.join(f'NULL::{t} AS {quote(n)}' for n, t in node.columns.items())} WHERE false")
+    if results:
+        batch.con.register("_folded", arrow(node.columns, zip(*results)))
+        batch.con.execute(f"INSERT INTO {table} FROM _folded")
+    return f"FROM {table}"
 
 
 def _latest(batch: Batch, node: Latest) -> str:
@@ -209,8 +331,19 @@ def _latest(batch: Batch, node: Latest) -> str:
     )
 
 
-STEPS: dict[type[Node], Callable[[Batch, Any], str]] = {Deduplicate: _first, Final: _final}
+STEPS: dict[type[Node], Callable[[Batch, Any], str]] = {
+    Deduplicate: _first,
+    Final: _final,
+    Order: _order,
+    Join: _join,
+    AsOf: _as_of,
+}
 """By node: the rows of a stream."""
 
-TABLES: dict[type[Node], Callable[[Batch, Any], str]] = {Aggregated: _aggregated, Latest: _latest}
+TABLES: dict[type[Node], Callable[[Batch, Any], str]] = {
+    Aggregated: _aggregated,
+    Latest: _latest,
+    Enriched: _enriched,
+    Fold: _folded,
+}
 """By node: the rows of a table, as the user's columns."""

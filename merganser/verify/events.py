@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import duckdb
 
@@ -42,6 +43,14 @@ def load(
         _load(con, store, source, cohort, relations[source.name])
         closing[source.name] = _closing(store, source, cohort)
     return relations, closing
+
+
+def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any, ...], int]]:
+    """Key and number of the events that the view's fold was told to leave out."""
+    tables = store.rows(
+        "SELECT name FROM merganser_state.tables WHERE cohort = ? AND view = ? AND name LIKE '%_skipped\"'", [cohort, view.name]
+    )
+    return {(tuple(key), seq) for (table,) in tables for *key, seq in store.rows(f"FROM {table}")}
 
 
 def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:

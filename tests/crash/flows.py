@@ -6,6 +6,7 @@ import json
 import random
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import merganser as mg
 
@@ -66,4 +67,15 @@ def make_flow(folder: Path, *, partition_by: str | None = None) -> mg.Flow:
     once.explode("tags").group_by("tags").aggregate(n="count(*)").materialize("per_tag")
     flow.read(events).latest(by="key").materialize("last_of_key")
     once.select("id", "amount").materialize("kept")
+    once.window(mg.session("3 seconds"), by="key").aggregate(n="count(*)", values="count(DISTINCT amount)").materialize("sessions")
+    ordered = once.select("id", "key", "amount").order(by="key")
+    ordered.filter("seq % 5 = 0").materialize("each_fifth")
+    ordered.fold(by="key", initial=[], apply=_last_three).materialize("folded")
+    small = once.filter("amount < 30").select("key", "amount")
+    once.select("id", "key").join(small, on="key", within="1 second", how="left").materialize("pairs")
+    once.select("id", "key").enrich(small, on="key", as_of=True).materialize("as_of")
     return flow
+
+
+def _last_three(state: list[int], seen: dict[str, Any]) -> list[int]:
+    return [*state, seen["amount"]][-3:]

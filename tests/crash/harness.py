@@ -9,7 +9,9 @@ from pathlib import Path
 
 import duckdb
 
-VIEWS = ("per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept")
+VIEWS = (
+    "per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept", "sessions", "each_fifth", "folded", "pairs", "as_of",
+)  # fmt: skip
 KILLED = -9
 
 _context = multiprocessing.get_context("forkserver")
@@ -71,7 +73,7 @@ def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
         )
         found["books"] = con.execute(
             "SELECT view, sum(read), sum(applied), sum(filtered), sum(late), sum(duplicate), sum(dead)"
-            " FROM merganser.commits GROUP BY view ORDER BY view"
+            " FROM merganser.commits GROUP BY ALL ORDER BY ALL"
         ).fetchall()
     return found
 

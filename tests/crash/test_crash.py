@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from merganser import faults
-from tests.crash.flows import write_events
+from merganser.verify import verify
+from tests.crash.flows import make_flow, write_events
 from tests.crash.harness import KILLED, Job, attempt, contents, until_done
 from tests.crash.oracle import expected
 
 pytestmark = pytest.mark.crash
-REBUILT = ("per_minute", "last_of_key", "kept")
+REBUILT = ("per_minute", "last_of_key", "kept", "sessions", "folded", "pairs", "as_of")
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +32,7 @@ def test_the_undisturbed_run_equals_plain_sql(undisturbed) -> None:
         assert found[view] == rows, view
     for _, read, *fates in found["books"]:
         assert read == sum(fates)
+    assert [check for check in verify([make_flow(folder)], folder / "calm.duckdb") if not check.ok] == []
 
 
 @pytest.mark.parametrize("name", faults.POINTS)

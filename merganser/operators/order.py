@@ -1,0 +1,92 @@
+"""``order``: rows held back until the watermark has passed them, then handed on in event-time order, numbered by key.
+
+Ties go by partition name and position. A row is late if its own partition's watermark is past its time when it comes: so it
+does not depend on how far other partitions are, nor on whether its place was really handed on yet. What is handed on is
+below the lowest watermark of all partitions, and nothing on time can come there any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import duckdb
+
+from merganser import faults
+from merganser.clock import MIN_TIME
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, columns_of, keep_late, released
+from merganser.plan import Order
+from merganser.sql import quote
+
+
+class OrderStep:
+    """Keeps *held*: rows that still wait; and *counted*: the last ``seq`` of each key."""
+
+    def __init__(self, node: Order, table: str, views: Sequence[str]) -> None:
+        assert node.input is not None
+        self.node, self.input, self.views = node, node.input, views
+        self.name = f"_{table}"
+        self.held = f"{STATE}.{quote(table + '_held')}"
+        self.counted = f"{STATE}.{quote(table + '_counted')}"
+        self.columns = columns_of(node.input)
+        self.keys = [quote(name) for name in node.by]
+
+    @property
+    def tables(self) -> list[str]:
+        return [self.held, self.counted]
+
+    def create(self, con: duckdb.DuckDBPyConnection) -> None:
+        columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.columns.items())
+        con.execute(f"CREATE TABLE {self.held} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT)")
+        keys = ", ".join(f"{quote(name)} {self.columns[name]}" for name in self.node.by)
+        con.execute(f"CREATE TABLE {self.counted} ({keys}, _n BIGINT)")
+
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        pass  # nothing is kept in memory
+
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
+        faults.point("step.order")
+        (rows,) = inputs
+        outcome = Outcome()
+        names = ", ".join(quote(name) for name in self.columns)
+        items = f"{names}, {PART}::VARCHAR AS _part, _seq, _time"
+        closing = epoch.closings[0]
+        ready = [f"SELECT {items} FROM {self.held} WHERE _time < {closing}"]
+        if rows is not None and rows.count:
+            late = 0
+            if self.input.events:
+                late = keep_late(con, self.input, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
+            outcome = Outcome(applied=rows.count - late, late=late)
+            ready.append(f"SELECT {items} FROM {rows.relation} WHERE _time >= _wm AND _time < {closing}")
+        out = self._release(con, " UNION ALL ".join(ready)) if closing > MIN_TIME else None
+        if closing > MIN_TIME:
+            con.execute(f"DELETE FROM {self.held} WHERE _time < {closing}")
+        if rows is not None and rows.count:
+            con.execute(f"INSERT INTO {self.held} SELECT {items} FROM {rows.relation} WHERE _time >= greatest(_wm, {closing})")
+        return Emitted((outcome,), out)
+
+    def _release(self, con: duckdb.DuckDBPyConnection, ready: str) -> Rows | None:
+        """Number rows that have their turn, by key; returns them in order."""
+        names = ", ".join(quote(name) for name in self.columns)
+        order = "_time, _part, _seq" + (f", {names}" if self.input.ambiguous else "")
+        keys = ", ".join(self.keys)
+        con.execute(
+            f"CREATE OR REPLACE TEMP TABLE _ready AS SELECT *, row_number() OVER (PARTITION BY {keys} ORDER BY {order}) AS _i"
+            f" FROM ({ready})"
+        )
+        same = " AND ".join(f"r.{k} IS NOT DISTINCT FROM c.{k}" for k in self.keys)
+        each = ", ".join(f"r.{quote(name)}" for name in self.columns)
+        rows = released(
+            con, self.name, self.node.columns,
+            f"SELECT {each}, coalesce(c._n, 0) + r._i AS seq, r._part, r._seq, r._time, {MIN_TIME}::BIGINT AS _wm"
+            f" FROM _ready r LEFT JOIN {self.counted} c ON {same} ORDER BY r._time, r._part, r._seq, seq",
+        )  # fmt: skip
+        if rows is not None:
+            con.execute(
+                f"CREATE OR REPLACE TEMP TABLE _counts AS SELECT r.*, coalesce(c._n, 0) AS _before, c.rowid AS _old"
+                f" FROM (SELECT {keys}, max(_i) AS _more FROM _ready GROUP BY {keys}) r LEFT JOIN {self.counted} c ON {same}"
+            )
+            con.execute(f"DELETE FROM {self.counted} WHERE rowid IN (SELECT _old FROM _counts WHERE _old IS NOT NULL)")
+            con.execute(f"INSERT INTO {self.counted} SELECT {keys}, _before + _more FROM _counts")
+            con.execute("DROP TABLE _counts")
+        con.execute("DROP TABLE _ready")
+        return rows
