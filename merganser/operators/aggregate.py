@@ -17,8 +17,12 @@ key is twenty times slower on large tables, and any grouping *over* state column
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
 
 from merganser import faults
 from merganser.aggregates import Call
@@ -27,6 +31,9 @@ from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, keep_late,
 from merganser.plan import Aggregated
 from merganser.sql import literal, quote
 from merganser.windows import Window
+
+Starts = npt.NDArray[np.int64]
+"""Starts of windows, in microseconds."""
 
 
 class AggregateStep:
@@ -49,6 +56,8 @@ class AggregateStep:
         }
         self.keys = [*(quote(name) for name in node.by), "_w"]
         self.results = {n: t for n, t in node.columns.items() if not (node.window and n == "final")}
+        self._begun: Starts = np.zeros(0, np.int64)
+        """The starts of the windows that the open table has, in order."""
 
     @property
     def tables(self) -> list[str]:
@@ -67,20 +76,23 @@ class AggregateStep:
         con.execute("DROP VIEW _typed")
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
+        self._begun = con.sql(f"SELECT DISTINCT _w FROM {self.open} ORDER BY _w").to_arrow_table()["_w"].to_numpy()
 
     # -- SQL ------------------------------------------------------------------------------------------------------
 
-    def _windowed(self, relation: str) -> tuple[str, str]:
+    def _windowed(self, con: duckdb.DuckDBPyConnection, rows: Rows) -> tuple[str, str]:
         """The rows once for each of their windows, with ``_w``; and the condition for being on time in it."""
         window = self.window
         if window is None:
-            return f"(SELECT *, 0::BIGINT AS _w FROM {relation})", "true"
-        start = window.last_start_sql()
+            return f"(SELECT *, 0::BIGINT AS _w FROM {rows.relation})", "true"
+        starts = _starts(rows.table, window)
+        placed = replace(rows, name=f"{self.name}_rows", table=rows.table.append_column("_w", pa.array(starts)))
+        con.register(placed.name, placed.table)
         if window.overlap == 1:
-            return f"(SELECT *, {start} AS _w FROM {relation})", f"_wm < _w + {window.size}"
-        each = f"(SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
-        return each, f"_w + {window.size} > _time AND _wm < _w + {window.size}"
+            late = rows.table["_wm"].to_numpy() >= starts + window.size
+            return placed.relation, f"_wm < _w + {window.size}" if late.any() else "true"
+        each = f"SELECT * REPLACE (_w - _k * {window.every} AS _w) FROM {placed.relation} CROSS JOIN range({window.overlap}) t(_k)"
+        return f"({each})", f"_w + {window.size} > _time AND _wm < _w + {window.size}"
 
     def _reduced(self, relation: str, condition: str) -> str:
         """One row a group: its states."""
@@ -180,40 +192,44 @@ class AggregateStep:
         return rows
 
     def _take(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> None:
-        """Put new rows into the groups of their windows."""
-        relation, on_time = self._windowed(rows.relation)
-        whole = self._whole(con, rows, epoch)
-        if whole is not None:
-            con.execute(f"INSERT INTO {self._closing} {self._direct(relation, f'{on_time} AND {whole}')}")
-            on_time += f" AND NOT ({whole})"
-        con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
+        """Put new rows into the groups of their windows.
+
+        Windows that begin and end in this epoch, as most do when much is read at once, need no states: each is finished
+        straight from its rows. Those that begin and stay open have no states to be merged with.
+        """
+        relation, on_time = self._windowed(con, rows)
+        touched = np.zeros(1, np.int64) if self.window is None else _touched(rows.table, self.window)
+        before = self._ended(epoch)
+        fresh = np.setdiff1d(touched, self._begun, assume_unique=True)
+        whole = fresh[:0] if before is None else fresh[fresh <= before]
+        opened = fresh[len(whole) :]
+        if len(whole):
+            of_whole = _among(whole, touched)
+            con.execute(f"INSERT INTO {self._closing} {self._direct(relation, f'{on_time} AND {of_whole}')}")
+            on_time += f" AND NOT {of_whole}"
         for call, table in self.values.items():
             self._count_values(con, call, table, relation, on_time)
-        self._merge(con, epoch)
+        if len(opened):
+            of_opened = _among(opened, touched)
+            con.execute(f"INSERT INTO {self.open} {self._reduced(relation, f'{on_time} AND {of_opened}')}")
+            on_time += f" AND NOT {of_opened}"
+            self._begun = np.union1d(self._begun, opened)
+        if len(fresh) < len(touched):
+            con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
+            self._merge(con, epoch)
+        if self.window is not None:
+            con.unregister(f"{self.name}_rows")
 
     def _late(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> Outcome:
         """Count what is on time in some window; keep what is late in all of them."""
         if self.window is None or self.node.source.lateness is None or not self.input.events:
             return Outcome(applied=rows.count)
         # The last window that a row belongs to ends last, so a row late there is late everywhere.
+        if not (rows.table["_wm"].to_numpy() >= _starts(rows.table, self.window) + self.window.size).any():
+            return Outcome(applied=rows.count)
         late = f"_wm >= {self.window.last_start_sql()} + {self.window.size}"
         count = keep_late(con, self.input, self.views, rows, late, epoch, policy=self.node.late)
         return Outcome(applied=rows.count - count, late=count)
-
-    def _whole(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> str | None:
-        """SQL for the windows that begin and end in this epoch; None if there are none.
-
-        When much is read at once, they are most of all, and need no states: each is finished straight from its rows.
-        """
-        before = self._ended(epoch)
-        if before is None or self.window is None:
-            return None
-        first = int(rows.table["_time"].to_numpy().min())
-        if first - self.window.size >= before:
-            return None
-        begun = con.execute(f"SELECT DISTINCT _w FROM {self.open} WHERE _w <= {before}").fetchall()
-        others = ", ".join(str(w) for (w,) in begun)
-        return f"(_w <= {before}{f' AND _w NOT IN ({others})' if others else ''})"
 
     def _ended(self, epoch: Epoch) -> int | None:
         """The last window's start that the watermark has passed the end of."""
@@ -241,9 +257,10 @@ class AggregateStep:
     def _close(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
         """Move the windows that the watermark has passed from the open table to the closed one."""
         before = self._ended(epoch)
-        if before is None:
+        if before is None or not len(self._begun) or self._begun[0] > before:
             return
         ended = f"_w <= {before}"
+        self._begun = self._begun[self._begun > before]
         con.execute(f"INSERT INTO {self._closing} {self._finished(self.open, ended)}")
         for table in (self.open, *self.values.values()):
             con.execute(f"DELETE FROM {table} WHERE {ended}")
@@ -266,3 +283,27 @@ class AggregateStep:
 def same(keys: Sequence[str], left: str, right: str) -> str:
     """SQL: two rows have equal keys, or NULL in the same ones."""
     return " AND ".join(f"{left}.{k} IS NOT DISTINCT FROM {right}.{k}" for k in keys)
+
+
+def _starts(rows: pa.Table, window: Window) -> Starts:
+    """The start of the last window that each row belongs to."""
+    every = np.int64(window.every)
+    starts: Starts = rows["_time"].to_numpy() // every * every
+    return starts
+
+
+def _touched(rows: pa.Table, window: Window) -> Starts:
+    """The starts of all windows that rows belong to, in order, and perhaps of some more."""
+    last, every = _starts(rows, window), window.every
+    first = int(last.min())
+    if int(last.max()) - first < 4 * every * len(last):  # so dense that counting is faster than sorting
+        last = np.flatnonzero(np.bincount((last - first) // every)) * every + first
+    return np.unique(np.concatenate([last - k * every for k in range(window.overlap)]))
+
+
+def _among(some: Starts, of: Starts) -> str:
+    """SQL that is true for windows of ``of`` that are in ``some``; both are in order."""
+    first, last = np.searchsorted(of, some[[0, -1]])
+    if last - first + 1 == len(some):
+        return f"(_w BETWEEN {some[0]} AND {some[-1]})"
+    return f"(_w IN ({', '.join(map(str, some.tolist()))}))"

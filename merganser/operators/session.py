@@ -30,6 +30,9 @@ class SessionStep(AggregateStep):
         assert isinstance(self.node.window, Session)
         return self.node.window.gap
 
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        pass  # nothing is kept in memory
+
     def _end(self, prefix: str = "") -> str:
         return f"{prefix}_e"
 
