@@ -16,7 +16,7 @@ help:  ## list the targets
 	@echo "installing into .venv ($(PYTHON))"
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	@$(BIN)/uv sync --locked --quiet
+	@$(BIN)/uv sync --locked --quiet --compile-bytecode
 	@touch $@
 
 demo: .venv/.installed  ## run three flows over the flights of January 2013, and show their views
