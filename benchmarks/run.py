@@ -22,7 +22,8 @@ import duckdb
 import merganser as mg
 
 sys.path.insert(0, str(Path(__file__).parent))
-from generate import generate  # a script beside this one
+import timely  # scripts beside this one
+from generate import generate
 
 SCHEMA = {"event_id": "VARCHAR", "placed_at": "TIMESTAMPTZ", "customer_id": "INTEGER", "amount": "DOUBLE", "currency": "VARCHAR"}
 SKETCHES = {
@@ -36,11 +37,15 @@ JOBS = {
     "J1": "deduplicate, one-minute windows per customer, count and sum",
     "J2": "J1 from Parquet",
     "J3": "J1 with approx_quantile, approx_count_distinct and arg_max",
+    **timely.JOBS,
 }
 
 
 def flow_of(job: str, path: Path) -> mg.Flow:
-    orders = mg.source("orders", mg.files(path), schema=SCHEMA, time="placed_at", lateness="10 seconds", id="event_id")
+    lateness = "3 minutes" if job in timely.JOBS else "10 seconds"
+    orders = mg.source("orders", mg.files(path), schema=SCHEMA, time="placed_at", lateness=lateness, id="event_id")
+    if job in timely.JOBS:
+        return timely.flow_of(job, orders)
     flow = mg.Flow(job)
     read = flow.read(orders).filter("amount > 0")
     if job == "J0":
@@ -52,11 +57,17 @@ def flow_of(job: str, path: Path) -> mg.Flow:
     return flow
 
 
-def batch_of(job: str, path: Path) -> str:
+def rows_of(path: Path) -> str:
+    if path.suffix == ".parquet":
+        return f"read_parquet('{path}')"
     columns = ", ".join(f"{name}: '{kind}'" for name, kind in SCHEMA.items())
-    rows = f"read_json('{path}', format = 'newline_delimited', columns = {{{columns}}})"
-    if job == "J2":
-        rows = f"read_parquet('{path}')"
+    return f"read_json('{path}', format = 'newline_delimited', columns = {{{columns}}})"
+
+
+def batch_of(job: str, path: Path) -> str:
+    rows = rows_of(path)
+    if job in timely.JOBS:
+        return timely.batch_of(job, rows)
     if job == "J0":
         return f"SELECT currency, count(*) AS n FROM {rows} WHERE amount > 0 GROUP BY currency"
     results = ", ".join(f"{sql} AS {name}" for name, sql in (SKETCHES if job == "J3" else PLAIN).items())
@@ -87,7 +98,7 @@ def measure(what: str, job: str, path: Path, folder: Path, workers: int) -> dict
     seconds, cpu = time.perf_counter() - began, time.process_time() - cpu
     peak = _peak()
     if what == "merganser":
-        check(job, store, con, query)
+        check(job, store, con, query, path)
     size = store.stat().st_size / 1e6 if store.exists() else 0.0
     return {"seconds": seconds, "cpu": cpu, "peak": peak / 1e6, "file": size}
 
@@ -98,8 +109,12 @@ def _peak() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def check(job: str, store: Path, con: duckdb.DuckDBPyConnection, query: str) -> None:
-    con.execute(f"ATTACH '{store}' AS s (READ_ONLY); CREATE TABLE expected AS {query}")
+def check(job: str, store: Path, con: duckdb.DuckDBPyConnection, query: str, path: Path) -> None:
+    con.execute(f"ATTACH '{store}' AS s (READ_ONLY)")
+    if job in timely.JOBS:
+        timely.check(job, con, rows_of(path))
+        return
+    con.execute(f"CREATE TABLE expected AS {query}")
     keys = ["currency"] if job == "J0" else ["customer_id", "window_start"]
     exact = [] if job in ("J1", "J2") else ["n"] if job == "J0" else ["places"]
     near = ["n", "total"] if job in ("J1", "J2") else []

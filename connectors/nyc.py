@@ -1,4 +1,4 @@
-"""Flights from New York: where the events are, and what their owner knows about them."""
+"""Flights from New York, the weather there, and the aircraft: where they are, and what their owner knows about them."""
 
 from pathlib import Path
 
@@ -14,4 +14,18 @@ flights = mg.source(
     lateness="12 hours",  # Honolulu: see flows/data/README.md
     id="event_id",
     key="tailnum",
+)
+
+weather = mg.source(
+    "weather",
+    mg.files(ROOT / "flows/data/weather"),
+    schema=ROOT / "schemas/weather.avsc",
+    time="observed_at",
+    lateness="0 seconds",  # observations come in order
+    key="airport",
+)
+
+aircraft = mg.reference(
+    ROOT / "flows/data/aircraft.csv",
+    schema={"tailnum": "VARCHAR NOT NULL", "built": "INTEGER", "manufacturer": "VARCHAR", "model": "VARCHAR", "seats": "INTEGER"},
 )

@@ -22,6 +22,7 @@ from merganser.errors import (
 )
 from merganser.flow import Flow, Stream, source
 from merganser.plan import Source
+from merganser.reference import Reference, reference
 from merganser.sources.files import files
 from merganser.sources.memory import memory
 from merganser.windows import Session, Window, hopping, session, tumbling
@@ -34,6 +35,7 @@ __all__ = [
     "MerganserError",
     "PlanChangedError",
     "RecordError",
+    "Reference",
     "Report",
     "Session",
     "Source",
@@ -46,6 +48,7 @@ __all__ = [
     "hopping",
     "memory",
     "rebuild",
+    "reference",
     "run",
     "session",
     "source",

@@ -23,6 +23,7 @@ from typing import Any
 
 from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
+from merganser.reference import Reference
 from merganser.schema import Schema
 from merganser.sources import Connector
 from merganser.states import State
@@ -30,6 +31,9 @@ from merganser.windows import Session, Window
 
 Columns = dict[str, str]
 """Column name to DuckDB type, in order."""
+
+On = tuple[tuple[str, str], ...]
+"""Pairs of a column of the left side and one of the right side that must be equal."""
 
 ID, KEY = "_id", "_key"
 """Hidden columns that keep an event's id and key after a verb took their columns away."""
@@ -252,6 +256,19 @@ class MapBatches(_Reshapes):
 
 
 @dataclass(frozen=True)
+class LookUp(Node):
+    """Rows with the columns of the row of some reference data that has their key; NULL where there is none."""
+
+    data: Reference
+    on: On
+    taken: tuple[tuple[str, str], ...]
+    row_local = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"LookUp[{of}, {self.data.name}#{self.data.digest} on {_equal(self.on)}]"
+
+
+@dataclass(frozen=True)
 class Deduplicate(Node):
     by: tuple[str, ...]
     within: int | None
@@ -320,10 +337,6 @@ class Order(Node):
     def line(self, of: str = "·", *others: str) -> str:
         late = f", late {self.late}" if self.late != "keep" else ""
         return f"Order[{of}, by {', '.join(self.by)}{late}]"
-
-
-On = tuple[tuple[str, str], ...]
-"""Pairs of a column of the left side and one of the right side that must be equal."""
 
 
 @dataclass(frozen=True)

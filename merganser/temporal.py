@@ -10,6 +10,7 @@ from merganser import plan
 from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node
+from merganser.reference import Reference
 from merganser.sql import binder
 from merganser.states import State
 
@@ -98,36 +99,44 @@ class Temporal:
         bounded = how == "left"
         timed(node, "join", bounded=bounded)
         timed(right, "join", bounded=bounded)
-        pairs = paired(on, node, right, "join")
-        columns, taken = both(node, right, pairs)
+        pairs = paired(on, node.columns, right.columns, "join")
+        columns, taken = both(node.columns, right.columns, pairs)
         made = plan.Join(users_line(), columns, node, right, pairs, taken, duration(within, "within"), how, policy(late))
         return self._then(made)
 
     @on_users_line
     def enrich(
         self,
-        other: Temporal,
+        other: Temporal | Reference,
         *,
         on: str | Sequence[str] | Mapping[str, str],
         as_of: bool = False,
         late: str = "keep",
     ) -> Self:
-        """Rows with the columns of another stream's row of the same key; NULL where there is none.
+        """Rows with the columns of the row of the same key of another stream, or of a file; NULL where there is none.
 
+        A file is ``mg.reference(path, schema=…)``; any verb can follow.
         ``as_of=True`` takes the row that was valid at the event's time: the newest at or before it. Rows wait until the
         other side's watermark is past them. Without, it is the other side's present row (of a stream the latest, by event
         time), looked up when the view is read; so nothing but ``materialize`` can follow.
         """
         node = self._open("enrich")
+        if isinstance(other, Reference):
+            if as_of:
+                raise FlowError("reference data has no event time; read the file as a source for enrich(as_of=True)")
+            pairs = paired(on, node.columns, dict(other.columns), "enrich")
+            other.check_key(tuple(b for _, b in pairs))
+            columns, taken = both(node.columns, dict(other.columns), pairs)
+            return self._then(plan.LookUp(users_line(), columns, node, other, pairs, taken))
         if as_of:
             right = side(self._flow, other, "enrich")
             timed(node, "enrich(as_of=True)")
             timed(right, "enrich(as_of=True)")
-            pairs = paired(on, node, right, "enrich")
-            columns, taken = both(node, right, pairs)
+            pairs = paired(on, node.columns, right.columns, "enrich")
+            columns, taken = both(node.columns, right.columns, pairs)
             return self._then(plan.AsOf(users_line(), columns, node, right, pairs, taken, policy(late)))
         right = side(self._flow, other, "enrich", table=True)
-        pairs = paired(on, node, right, "enrich")
+        pairs = paired(on, node.columns, right.columns, "enrich")
         keys = tuple(b for _, b in pairs)
         if not right.table:
             right = plan.Latest(users_line(), right.columns, right, keys)
@@ -135,7 +144,7 @@ class Temporal:
             raise FlowError("enrich() of windows has several rows of a key; use as_of=True, which takes the last closed one")
         elif set(keys) != set(getattr(right, "by", ())):
             raise FlowError(f"enrich(on=…) must name the key of the other side: {', '.join(getattr(right, 'by', ()))}")
-        columns, taken = both(node, right, pairs)
+        columns, taken = both(node.columns, right.columns, pairs)
         return self._then(plan.Enriched(users_line(), columns, node, right, pairs, taken))
 
 
@@ -184,7 +193,7 @@ def policy(late: str) -> str:
     return late
 
 
-def paired(on: str | Sequence[str] | Mapping[str, str], left: Node, right: Node, verb: str) -> plan.On:
+def paired(on: str | Sequence[str] | Mapping[str, str], left: Columns, right: Columns, verb: str) -> plan.On:
     """Pairs of columns that exist and can be compared."""
     if isinstance(on, str):
         on = {on: on}
@@ -192,24 +201,24 @@ def paired(on: str | Sequence[str] | Mapping[str, str], left: Node, right: Node,
     if not pairs:
         raise FlowError(f"{verb}(on=…) names no column; it takes {ON}")
     for a, b in pairs:
-        for name, columns, which in ((a, left.columns, "left"), (b, right.columns, "right")):
+        for name, columns, which in ((a, left, "left"), (b, right, "right")):
             if name not in columns:
                 raise FlowError(
                     f"{verb}(on=…): the {which} side has no column {name!r}; it has {', '.join(columns)}. on takes {ON}"
                 )
-        types = {"l": left.columns[a], "r": right.columns[b]}
+        types = {"l": left[a], "r": right[b]}
         if types["l"] != types["r"] and "VARCHAR" in types.values():
             raise FlowError(f"{verb}(on=…): {a} is a {types['l']} and {b} a {types['r']}; derive() one of them as the other's type")
         binder().type_of(f"SELECT l = r FROM (SELECT NULL::{types['l']} AS l, NULL::{types['r']} AS r)", f"{a} = {b}", types, verb)
     return pairs
 
 
-def both(left: Node, right: Node, on: plan.On) -> tuple[Columns, tuple[tuple[str, str], ...]]:
+def both(left: Columns, right: Columns, on: plan.On) -> tuple[Columns, tuple[tuple[str, str], ...]]:
     """The columns of two sides, and (name in the result, column) of those of the right one."""
-    columns = dict(left.columns)
+    columns = dict(left)
     taken = []
     equal = {b for a, b in on if a == b}
-    for name, kind in right.columns.items():
+    for name, kind in right.items():
         if name in equal:
             continue
         shown = name

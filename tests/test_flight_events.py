@@ -23,6 +23,15 @@ def test_the_script_writes_what_is_committed(tmp_path: Path) -> None:
     assert [_digest(p) for p in made] == [_digest(p) for p in committed]
 
 
+def test_so_it_is_with_weather_and_aircraft(tmp_path: Path) -> None:
+    spec = importlib.util.spec_from_file_location("make_surroundings", ROOT / "flows/data/make_surroundings.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for path in script.write(tmp_path, 1):
+        assert _digest(path) == _digest(ROOT / "flows/data" / path.relative_to(tmp_path)), path
+
+
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 

@@ -8,7 +8,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
     "errors", "faults", "clock", "scratch", "schema", "sql", "aggregate_rules", "aggregates", "codecs", "sources",
-    "windows", "states", "plan", "store", "operators", "temporal", "flow", "display", "verify", "engine", "cli",
+    "windows", "states", "reference", "plan", "store", "operators", "temporal", "flow", "display", "verify", "engine", "cli",
 )  # fmt: skip
 
 

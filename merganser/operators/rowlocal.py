@@ -1,4 +1,5 @@
-"""The row-local verbs: neighbouring ones become one DuckDB query a batch; ``map_batches`` stands between two queries.
+"""The row-local verbs: neighbouring ones become one DuckDB query a batch; ``map_batches`` and look-ups
+stand between two queries.
 
 A row that cannot be computed (a cast that fails, an exception of the user's function) is found by halving the batch
 and becomes a dead letter; the others go on.
@@ -17,7 +18,8 @@ import pyarrow.compute as pc
 
 from merganser.errors import FlowError
 from merganser.operators import HIDDEN, PART
-from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, MapBatches, Node, Select
+from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, LookUp, MapBatches, Node, Select
+from merganser.reference import look_up
 from merganser.scratch import REFUSED, Query
 from merganser.sql import quote
 
@@ -42,13 +44,15 @@ class Stage:
 
     node: Node
     sql: str | None
-    fn: MapBatches | None
+    fn: MapBatches | LookUp | None
 
     @cached_property
     def work(self) -> Callable[[pa.Table], pa.Table]:
         fn = self.fn
         if self.sql is not None:
             return Query(f"FROM {self.sql}", "_in").run
+        if isinstance(fn, LookUp):
+            return lambda table: look_up(fn.data, fn.on, fn.taken, table)
         assert fn is not None
         return lambda table: _call(fn, table)
 
@@ -122,7 +126,7 @@ def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...], casts: str) ->
             continue
         if filters:
             sql, filters = _filtered(sql, filters), []
-        if isinstance(node, MapBatches):
+        if isinstance(node, (MapBatches, LookUp)):
             if sql != "_in":
                 stages.append(Stage(last, sql, None))
             stages.append(Stage(node, None, node))

@@ -27,6 +27,7 @@ from merganser.plan import (
     Fold,
     Join,
     Latest,
+    LookUp,
     MapBatches,
     Materialize,
     Node,
@@ -103,12 +104,21 @@ class Batch:
             return f"(SELECT * FROM {relation} WHERE (\n{node.sql}\n))"
         if isinstance(node, MapBatches):
             return self._mapped(node, relation)
+        if isinstance(node, LookUp):
+            return self._looked_up(node, relation)
         new = dict(node.items) if isinstance(node, (Select, Derive)) else {}
         if isinstance(node, Explode):
             new = {node.column: f"unnest({quote(node.column)})"}
         assert isinstance(node, (Select, Derive, Drop, Explode))
         items = [f"(\n{new[n]}\n) AS {quote(n)}" if n in new else quote(n) for n in node.columns]
         return f"(SELECT {', '.join([*items, *_hidden(node)])} FROM {relation})"
+
+    def _looked_up(self, node: LookUp, relation: str) -> str:
+        name = f"_reference_{node.data.digest}"
+        self.con.register(name, node.data.rows)
+        equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in node.on)
+        items = "".join(f", r.{quote(column)} AS {quote(shown)}" for shown, column in node.taken)
+        return f"(SELECT l.*{items} FROM {relation} l LEFT JOIN {name} r ON {equal})"
 
     def _mapped(self, node: MapBatches, relation: str) -> str:
         assert node.input is not None
