@@ -23,7 +23,9 @@ from merganser.errors import (
 from merganser.flow import Flow, Stream, source
 from merganser.plan import Source
 from merganser.reference import Reference, reference
+from merganser.secrets import secret
 from merganser.sources.files import files
+from merganser.sources.kafka import kafka
 from merganser.sources.memory import memory
 from merganser.windows import Session, Window, hopping, session, tumbling
 
@@ -46,10 +48,12 @@ __all__ = [
     "Window",
     "files",
     "hopping",
+    "kafka",
     "memory",
     "rebuild",
     "reference",
     "run",
+    "secret",
     "session",
     "source",
     "tumbling",

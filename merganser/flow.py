@@ -37,14 +37,15 @@ def source(
 ) -> Source:
     """Declare a stream of events.
 
-    - ``connector``: where they are, ``mg.files(…)``.
+    - ``connector``: where they are, ``mg.files(…)`` or ``mg.kafka(…)``.
     - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc`` or
       ``.schema.json`` file.
     - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
       come and still be counted in its window (None: however far, and every window stays open).
     - ``id``: the column that names an event once and for all, ``key``: the column of what it is about.
     - ``on_error``: ``"dead_letter"`` keeps a bad record in ``merganser.dead_letters`` and goes on, ``"stop"`` stops.
-    - ``max_ahead``: an event time later than this past the clock is a bad record.
+    - ``max_ahead``: an event time later than this past the message's timestamp, or past the clock where there is none, is
+      a bad record.
     """
     if not name or not name.replace("_", "").replace("-", "").isalnum():
         raise FlowError(f"source name {name!r} must be letters, digits, _ and -")

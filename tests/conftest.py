@@ -6,6 +6,10 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.kafka.fixture import kafka
+
+__all__ = ["kafka"]
+
 _common = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
 # Shrinking runs a flow hundreds of times; with a failure at hand: HYPOTHESIS_PROFILE=long.
 settings.register_profile("short", max_examples=25, phases=[Phase.explicit, Phase.generate], **_common)

@@ -40,7 +40,8 @@ def _epoch(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
 @click.option("--follow", is_flag=True, help="Go on reading what is appended, until stopped by Ctrl-C or SIGTERM.")
 @click.option("--epoch", default="1s", show_default=True, callback=_epoch, help="How much time is committed together.")
 @workers_option
-def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers: int) -> None:
+@click.option("--accept-gap", is_flag=True, help="Go on, and record it, where a log has lost records that were not read yet.")
+def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers: int, accept_gap: bool) -> None:
     """Bring the views of flows up to date.
 
     Goes on where the store is, and ends at the end of the input (unless --follow). It may be stopped or killed at any
@@ -49,7 +50,9 @@ def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers:
     flows = load(files)
     watch = _Watch("reading")
     with watch.shown():
-        report = engine.run(flows, store, follow=follow, epoch=epoch, workers=workers, progress=watch.begin)
+        report = engine.run(
+            flows, store, follow=follow, epoch=epoch, workers=workers, progress=watch.begin, accept_gap=accept_gap
+        )
     _summary(flows, store, report, files)
 
 

@@ -47,6 +47,8 @@ class Messages:
     timestamps: npt.NDArray[np.int64]
     keys: pa.BinaryArray | None = None
     headers: pa.ListArray | None = None
+    base: int = 0
+    """What was added to Kafka's offsets to make ordinals: not 0 after a topic was made anew, and its offsets began again."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -58,7 +60,7 @@ class Messages:
     def take(self, rows: npt.NDArray[np.int64]) -> Messages:
         at = pa.array(rows)
         keys, headers = (None if a is None else a.take(at) for a in (self.keys, self.headers))
-        return Messages(self.values.take(at), self.offsets[rows], self.timestamps[rows], keys, headers)
+        return Messages(self.values.take(at), self.offsets[rows], self.timestamps[rows], keys, headers, self.base)
 
     def text(self) -> tuple[pa.Array, bool]:
         """The values as strings, those that are not UTF-8 emptied; and whether there are such."""
@@ -73,7 +75,7 @@ class Messages:
 
     def place(self, chunk: Chunk, i: int, seq: int) -> Place:
         """Its topic and partition; ``line`` is the offset."""
-        return Place(chunk.place.file, None, seq)
+        return Place(chunk.place.file, None, seq - self.base)
 
 
 class MessageCodec:
@@ -147,7 +149,7 @@ class MessageCodec:
         """One column for all messages; ``bad`` gets those whose bytes are no text of the column's type."""
         kind = self._arrow.field(name).type
         if origin == "offset":
-            return pa.array(messages.offsets).cast(kind)
+            return pa.array(messages.offsets - messages.base).cast(kind)
         if origin == "timestamp":
             moments = pa.array(messages.timestamps).cast(pa.timestamp("ms"))
             return pc.assume_timezone(moments, "UTC").cast(kind) if getattr(kind, "tz", None) else moments.cast(kind)

@@ -167,7 +167,7 @@ class Cohort:
         fresh = []
         for p in sorted(news, key=lambda p: (p.partition, p.seq)):
             at = self.expect(source, p.partition)
-            if p.end <= at.seq:
+            if p.end < at.seq or (p.end == at.seq and p.records):
                 continue
             if p.seq > at.seq and at.position is not None:
                 raise StoreError(

@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from merganser import faults
 from merganser.clock import MIN_TIME, show_duration, show_time
 from merganser.codecs import Chunk, Codec, Place, Reject
+from merganser.codecs.messages import Messages
 from merganser.errors import RecordError
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
@@ -73,7 +74,7 @@ class Preparer:
         table, rejects = decoded.table, [*chunk.rejects, *decoded.rejects]
         assert len(table) + len(rejects) == chunk.records, "a codec accounts for every record"
         times = self._times(table)
-        bad = self._bad_times(table, times)
+        bad = self._bad_times(chunk, table, times)
         if bad:
             rejects += self._rejected(chunk, bad)
             good = np.ones(len(table), np.bool_)
@@ -130,27 +131,37 @@ class Preparer:
             numbers = pc.fill_null(numbers, MIN_TIME)
         return np.ascontiguousarray(numbers.to_numpy())
 
-    def _bad_times(self, table: pa.Table, times: npt.NDArray[np.int64]) -> dict[int, tuple[int, str, str]]:
+    def _bad_times(self, chunk: Chunk, table: pa.Table, times: npt.NDArray[np.int64]) -> dict[int, tuple[int, str, str]]:
         """Row to (seq, reason, detail) of the rows whose event time is absent or impossible."""
         if self._source.time is None or not len(times):
             return {}
-        limit = time.time_ns() // 1000 + self._source.max_ahead
-        if times.min() >= YEAR_ONE and times.max() <= limit:
+        limits = self._limits(chunk, table)
+        if times.min() >= YEAR_ONE and times.max() <= limits.min():
             return {}
         bad: dict[int, tuple[int, str, str]] = {}
         name = self._source.time
-        for row in np.flatnonzero((times < YEAR_ONE) | (times > limit)).tolist():
+        what = "the record's timestamp" if isinstance(chunk.payload, Messages) else "the clock"
+        for row in np.flatnonzero((times < YEAR_ONE) | (times > limits)).tolist():
             moment = int(times[row])
             if moment == MIN_TIME:
                 reason, detail = "no event time", f"column {name!r} is NULL; every event needs its time"
-            elif moment > limit:
+            elif moment > limits[row]:
                 ahead = show_duration(self._source.max_ahead)
                 reason = "event time ahead"
-                detail = f"column {name!r} is {show_time(moment)}, more than max_ahead ({ahead}) past the clock"
+                detail = f"column {name!r} is {show_time(moment)}, more than max_ahead ({ahead}) past {what}"
             else:
                 reason, detail = "impossible event time", f"column {name!r} is before the year 1"
             bad[row] = (table["_seq"][row].as_py(), reason, detail)
         return bad
+
+    def _limits(self, chunk: Chunk, table: pa.Table) -> npt.NDArray[np.int64]:
+        """The latest event time that each row may have: so far past its message's timestamp, or past the clock."""
+        now = time.time_ns() // 1000
+        moments = np.full(len(table), now)
+        if isinstance(chunk.payload, Messages):
+            stamps = chunk.payload.timestamps[np.searchsorted(chunk.payload.offsets, table["_seq"].to_numpy())]
+            moments = np.where(stamps >= 0, stamps * 1000, now)
+        return moments + self._source.max_ahead
 
     def _rejected(self, chunk: Chunk, bad: dict[int, tuple[int, str, str]]) -> list[Reject]:
         found = self._codec.locate(chunk, [seq for seq, _, _ in bad.values()])

@@ -137,10 +137,13 @@ class _Job:
             follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(),
             lambda: self.committer.committed, self.fail, accept_gap,
         )  # fmt: skip
+        self._there: set[tuple[str, str]] = set()
+        """The partitions (of a source) there were when the run began."""
         self._origins: dict[tuple[str, str], list[Position]] = {}
         for name, partition, text in store.rows("SELECT source, partition, position FROM merganser.positions"):
+            positions = self._origins.setdefault((name, partition), [])
             if position := json.loads(text):
-                self._origins.setdefault((name, partition), []).append(position)
+                positions.append(position)
         self.pending: list[Prepared] = []
         self._pending_bytes = 0
         self._cuts = 0
@@ -156,6 +159,7 @@ class _Job:
                 if not self.shared.follow:
                     source.connector.check()
                 partitions = source.connector.partitions()
+                self._there |= {(source.name, partition) for partition in partitions}
                 for cohort in self.cohorts:
                     if source in cohort.sources:
                         cohort.expect_all(source, partitions)
@@ -260,7 +264,9 @@ class _Job:
         found = behind(self.cohorts, source, partition)
         if found is None:
             connector = next(s.connector for s in self.sources if s.name == source)
-            found = connector.origin(self._origins.get((source, partition), []))
+            begun = any(name == source for name, _ in self._origins)
+            late = (source, partition) not in (self._origins if begun else self._there)
+            found = connector.origin(self._origins.get((source, partition), []), late=late)
         return found
 
     @contextmanager

@@ -69,8 +69,12 @@ class Connector(Protocol):
         """A reader that has no partition yet. ``accept_gap``: go on, and record it, where the log has lost records."""
         ...
 
-    def origin(self, positions: Sequence[Position]) -> Position | None:
-        """Where the records begin that lie behind some positions in one partition: None for the partition's beginning."""
+    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> Position | None:
+        """Where a new view begins in a partition, given the positions that others have in it: where these once began.
+
+        None: as in a first run. ``late``: the partition came into being after the first run. ``whole``: it is an error if
+        anything from there on has been lost since.
+        """
         ...
 
     def codec(self, schema: Schema, time: str | None = None) -> Codec:

@@ -140,7 +140,7 @@ class Files:
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: FilesReader(self, source, partition, position, follow))
 
-    def origin(self, positions: Sequence[Position]) -> None:
+    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
         return None
 
     def metadata(self, schema: Schema) -> dict[str, str]:

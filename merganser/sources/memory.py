@@ -51,7 +51,7 @@ class Memory:
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: MemoryReader(self.lines[partition], source, partition, position, follow))
 
-    def origin(self, positions: Sequence[Position]) -> None:
+    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
         return None
 
     def metadata(self, schema: Schema) -> dict[str, str]:

@@ -65,7 +65,7 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
     reader = source.connector.open(source.name, follow=False)
     for partition, _, _, position in positions:
         known = json.loads(position)
-        reader.add(partition, source.connector.origin([known] if known else []))
+        reader.add(partition, source.connector.origin([known] if known else [], whole=True))
     while any(at[p] < ends[p] for p in ends):
         chunk = reader.read(CHUNK_BYTES)
         if chunk is None:

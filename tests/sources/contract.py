@@ -42,7 +42,8 @@ def drain(connector: Connector, partition: str, position: Any, max_bytes: Callab
                 break
             time.sleep(0.001)
             continue
-        decoded = codec.decode(chunk) if chunk.records else Decoded(SCHEMA.arrow_schema().empty_table(), [])
+        nothing = SCHEMA.arrow_schema().append(pa.field("_seq", pa.int64())).empty_table()
+        decoded = codec.decode(chunk) if chunk.records else Decoded(nothing, [])
         assert len(decoded.table) + len(decoded.rejects) == chunk.records
         out.append((chunk, decoded))
     reader.close()

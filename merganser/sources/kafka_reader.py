@@ -1,0 +1,331 @@
+"""The reader of Kafka partitions: one consumer for all of them, messages taken in thousands straight into Arrow arrays.
+
+A partition's position: ``offset`` of the next message; ``from``, the first one that was ever to be read; ``topic_id``;
+``base``, what is added to offsets to make ordinals (0, until a topic was made anew and its offsets began again);
+``high``, the end of the log as it was known then; ``gaps``, ranges of offsets that were lost and accepted, with why.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+
+from merganser.brokers import HEALS, cluster, log
+from merganser.codecs import Chunk, Place
+from merganser.codecs.messages import HEADERS, Messages
+from merganser.errors import SourceError
+from merganser.sources import Position
+from merganser.sources.kafka import Kafka
+
+TAKE = 10_000
+"""Messages that are taken from the client at a time."""
+
+ADVISE_EVERY = 1.0
+"""Seconds between copies of the positions to the consumer group."""
+
+GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_ID)
+
+
+@dataclass(slots=True)
+class Reading:
+    """One partition that is read. Offsets are Kafka's; ``base`` makes ordinals of them."""
+
+    topic: str
+    number: int
+    topic_id: str
+    first: int
+    offset: int
+    base: int = 0
+    end: int | None = None
+    """Where a run that does not follow ends."""
+    gaps: list[list[Any]] = field(default_factory=list)
+    over: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.topic}/{self.number}"
+
+    def at(self, offset: int) -> TopicPartition:
+        return TopicPartition(self.topic, self.number, offset)
+
+
+class KafkaReader:
+    """Reads the partitions that were added, in a thread of its own callers."""
+
+    def __init__(self, kafka: Kafka, source: str, follow: bool, accept_gap: bool) -> None:
+        self._kafka, self._source, self._follow, self._accept_gap = kafka, source, follow, accept_gap
+        self._cluster = cluster(kafka.brokers)
+        self._keys = any(origin == "key" for _, origin in kafka.columns)
+        self._headers = any(origin.startswith("header") for _, origin in kafka.columns)
+        self._consumer: Consumer = kafka.brokers.client(
+            Consumer, group_id=kafka.group or f"merganser-{source}", enable_auto_commit=False, enable_auto_offset_store=False,
+            auto_offset_reset="error", isolation_level="read_committed", enable_partition_eof=True, error_cb=self._note,
+            fetch_queue_backoff_ms=2, enable_metrics_push=False,
+        )  # fmt: skip
+        self._new: list[tuple[str, Position | None]] = []
+        self._readings: dict[tuple[str, int], Reading] = {}
+        self._ready: deque[Chunk] = deque()
+        self._finished: list[tuple[str, bool]] = []
+        self._trouble: KafkaError | None = None
+        self._advice: dict[str, int] = {}
+        self._advised = 0.0
+
+    def add(self, partition: str, position: Position | None) -> None:
+        self._new.append((partition, position))
+
+    def read(self, max_bytes: int) -> Chunk | None:
+        if self._new:
+            self._begin()
+        if not self._ready:
+            self._pull(max_bytes)
+        return self._ready.popleft() if self._ready else None
+
+    def finished(self) -> list[tuple[str, bool]]:
+        if self._ready:
+            return []  # first what was read of them
+        found, self._finished = self._finished, []
+        return found
+
+    def committed(self, positions: Mapping[str, Position]) -> None:
+        self._advice |= {name: int(at["offset"]) for name, at in positions.items()}
+        if time.monotonic() - self._advised >= ADVISE_EVERY:
+            self._advise(wait=False)
+
+    def close(self) -> None:
+        self._advise(wait=self._trouble is None)
+        self._consumer.close()
+
+    # -- beginning ----------------------------------------------------------------------------------------------------
+
+    def _begin(self) -> None:
+        """Assign the partitions that were added, each where it goes on."""
+        new, self._new = [(_split(name), position) for name, position in self._new], []
+        keys = [key for key, _ in new]
+        ids = self._cluster.ids(topic for topic, _ in keys)
+        earliest = self._cluster.offsets(keys, "earliest")
+        latest = self._cluster.offsets(keys, "latest")
+        begin = self._kafka.begin([key for key, position in new if position is None])
+        for key, position in new:
+            reading = self._reading(key, position, ids[key[0]], begin.get(key, 0), earliest[key], latest[key])
+            reading.end = None if self._follow else latest[key]
+            self._readings[key] = reading
+            if position is None or "needed" in position or reading.gaps != position.get("gaps", []):
+                # Where it begins is to be known from now on, even if nothing comes; what is left out is covered too.
+                start = reading.offset
+                if position is not None:
+                    reading.offset = int(position["offset"]) + int(position.get("base", 0)) - reading.base
+                self._emit(reading, start, None, 0)
+            self._end_if_over(reading)
+        self._consumer.incremental_assign([r.at(r.offset) for key in keys if not (r := self._readings[key]).over])
+
+    def _reading(
+        self, key: tuple[str, int], position: Position | None, topic_id: str, begin: int, earliest: int, latest: int
+    ) -> Reading:
+        """Where a partition goes on; what is lost before that is an error, or accepted and noted."""
+        if position is None:
+            return Reading(*key, topic_id, begin, begin)
+        offset, base = int(position["offset"]), int(position.get("base", 0))
+        needed = int(position.get("needed", offset))
+        gaps = list(position.get("gaps", []))
+        first = int(position.get("from", offset))
+        known = str(position.get("topic_id", topic_id))
+        if known != topic_id:
+            why = f"topic {key[0]!r} was deleted and made anew (its id was {known}, it is {topic_id})"
+            self._lost(key, needed, None, why)
+            gaps.append([offset + base, offset + base, why])
+            # Ordinals only grow: those of the new log come behind those of the old one.
+            return Reading(*key, topic_id, earliest, earliest, base + max(needed, offset) - earliest, None, gaps)
+        if needed < earliest:
+            why = f"the log of {key[0]}/{key[1]} begins at offset {earliest} by now (retention)"
+            self._lost(key, needed, earliest, why)
+            gaps.append([needed, earliest, why])
+        elif needed > latest:
+            why = f"the log of {key[0]}/{key[1]} ends at offset {latest} (it was cut off)"
+            self._lost(key, latest, needed, why)
+            gaps.append([latest, needed, why])
+            return Reading(*key, topic_id, latest, latest, base + max(needed, offset) - latest, None, gaps)
+        start = max(offset, earliest)
+        return Reading(*key, topic_id, first, start, base, None, gaps)
+
+    def _lost(self, key: tuple[str, int], begin: int, end: int | None, why: str) -> None:
+        """Stop, unless losses are accepted."""
+        lost = f"offsets {begin} to {end - 1} ({end - begin} of them)" if end is not None else f"what followed offset {begin - 1}"
+        text = f"source {self._source!r} cannot be read on: {why}, so {lost} of {key[0]}/{key[1]} are lost"
+        if not self._accept_gap:
+            raise SourceError(
+                f"{text}. Run with --accept-gap to go on without them (it is recorded), or rebuild the views from what there is"
+            )
+        log.warning("%s; accepted", text)
+
+    # -- reading ------------------------------------------------------------------------------------------------------
+
+    def _pull(self, max_bytes: int) -> None:
+        """Take what the client has, up to about so many bytes, and make chunks of it."""
+        taken: list[Message] = []
+        ends: dict[tuple[str, int], int] = {}
+        nbytes = 0
+        while nbytes < max_bytes:
+            # With few bytes wanted, few messages at a time: so a reader that stops early has taken little more than it gave.
+            some = self._consumer.consume(min(TAKE, max(1, (max_bytes - nbytes) // 100)), timeout=0)
+            if not some:
+                break
+            if any(map(Message.error, some)):
+                some = self._without_errors(some, ends)
+            nbytes += sum(map(len, some))
+            taken += some
+        for reading, messages in self._sorted(taken):
+            end = int(messages.offsets[-1]) + 1
+            key = reading.topic, reading.number
+            self._emit(reading, max(end, ends.pop(key, end)), messages, messages.values.nbytes)
+        for key, end in ends.items():
+            if key in self._readings and end > self._readings[key].offset:
+                self._emit(self._readings[key], end, None, 0)
+        for key in ends:
+            if key in self._readings:
+                self._end_if_over(self._readings[key])
+
+    def _sorted(self, taken: Sequence[Message]) -> list[tuple[Reading, Messages]]:
+        """The messages of each partition, in order."""
+        if not taken:
+            return []
+        messages = self._arrays(taken)
+        keys: list[Any] = []
+        if len(self._readings) > 1:
+            keys = list(zip(map(Message.topic, taken), map(Message.partition, taken)))
+        numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))} or {next(iter(self._readings)): 0}
+        if len(numbers) == 1:
+            [key] = numbers
+            return [(self._readings[key], messages)] if not self._readings[key].over else []
+        which = np.fromiter(map(numbers.__getitem__, keys), np.int32, len(keys))
+        order = np.argsort(which, kind="stable")
+        bounds = np.searchsorted(which[order], np.arange(len(numbers) + 1))
+        return [
+            (self._readings[key], messages.take(order[bounds[i] : bounds[i + 1]]))
+            for key, i in numbers.items()
+            if not self._readings[key].over
+        ]
+
+    def _arrays(self, taken: Sequence[Message]) -> Messages:
+        count = len(taken)
+        return Messages(
+            pa.array(list(map(Message.value, taken)), pa.binary()),
+            np.fromiter(map(Message.offset, taken), np.int64, count),
+            np.fromiter(map(itemgetter(1), map(Message.timestamp, taken)), np.int64, count),
+            pa.array(list(map(Message.key, taken)), pa.binary()) if self._keys else None,
+            _headers(taken) if self._headers else None,
+        )
+
+    def _emit(self, reading: Reading, end: int, messages: Messages | None, nbytes: int) -> None:
+        """A chunk up to offset ``end``; without messages it only moves the position."""
+        begin, base = reading.offset, reading.base
+        if messages is not None and base:
+            messages = Messages(
+                messages.values, messages.offsets + base, messages.timestamps, messages.keys, messages.headers, base
+            )
+        reading.offset = end
+        high = self._consumer.get_watermark_offsets(reading.at(end), cached=True)[1]
+        position: Position = {
+            "offset": end, "from": reading.first, "base": base, "topic_id": reading.topic_id, "high": max(high, end),
+        }  # fmt: skip
+        if reading.gaps:
+            position["gaps"] = reading.gaps
+        records = 0 if messages is None else len(messages)
+        self._ready.append(Chunk(
+            self._source, reading.name, begin + base, records, Place(reading.name, None, None), messages, position, nbytes,
+            until=end + base,
+        ))  # fmt: skip
+        self._end_if_over(reading)
+
+    def _end_if_over(self, reading: Reading) -> None:
+        if reading.end is not None and reading.offset >= reading.end and not reading.over:
+            reading.over = True
+            self._finished.append((reading.name, False))
+            with suppress(KafkaException):  # it was not assigned yet
+                self._consumer.incremental_unassign([reading.at(reading.offset)])
+
+    # -- what is no message ---------------------------------------------------------------------------------------------
+
+    def _without_errors(self, some: Sequence[Message], ends: dict[tuple[str, int], int]) -> list[Message]:
+        """The messages, with the ends of partitions noted; an error that does not pass is raised."""
+        good = []
+        for message in some:
+            error = message.error()
+            if error is None:
+                good.append(message)
+                continue
+            topic, number = message.topic(), message.partition()
+            if error.code() == KafkaError._PARTITION_EOF:
+                ends[str(topic), int(number or 0)] = int(message.offset() or 0)
+            else:
+                self._failed(error, topic, number)
+        return good
+
+    def _failed(self, error: KafkaError, topic: str | None, number: int | None) -> None:
+        key = (str(topic), int(number)) if topic is not None and number is not None else None
+        reading = self._readings.get(key) if key else None
+        if error.code() in HEALS:
+            self._note(error)
+        elif error.code() in GONE and key:
+            raise SourceError(
+                f"source {self._source!r}: {key[0]}/{key[1]} is gone from {self._kafka.brokers.servers}, its topic was deleted"
+                " while it was read; make it again and go on with --accept-gap, or take it out of the flow"
+            )
+        elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) and reading is not None:
+            self._go_on(reading)
+        else:
+            raise self._kafka.brokers.error(error, f" (source {self._source!r}{f', {topic}' if topic else ''})")
+
+    def _go_on(self, reading: Reading) -> None:
+        """The log no longer has the next offset: stop, or go on where it begins."""
+        key = reading.topic, reading.number
+        position: Position = {
+            "offset": reading.offset, "from": reading.first, "base": reading.base, "topic_id": reading.topic_id,
+            "gaps": reading.gaps,
+        }  # fmt: skip
+        self._consumer.incremental_unassign([reading.at(reading.offset)])
+        self._ready = deque(chunk for chunk in self._ready if chunk.partition != reading.name or chunk.end <= reading.offset)
+        self._new.append((reading.name, position))
+        del self._readings[key]
+        self._begin()
+
+    def _note(self, error: KafkaError) -> None:
+        """Say once that a broker is away; the client goes on trying."""
+        if error.code() not in HEALS and error.code() != KafkaError._AUTHENTICATION:
+            return
+        if self._trouble is None and error.code() != KafkaError._ALL_BROKERS_DOWN:
+            self._trouble = error
+            log.warning("source %r: %s; trying again until it is", self._source, self._kafka.brokers.error(error).message)
+
+    # -- the consumer group ---------------------------------------------------------------------------------------------
+
+    def _advise(self, wait: bool) -> None:
+        """Copy positions to the consumer group. They are advice for people: if that fails, nothing is lost."""
+        self._advised = time.monotonic()
+        advice, self._advice = self._advice, {}
+        if not advice:
+            return
+        offsets = [TopicPartition(*_split(name), offset) for name, offset in advice.items()]
+        with suppress(KafkaException):
+            if wait:
+                self._consumer.commit(offsets=offsets, asynchronous=False)
+            else:
+                self._consumer.commit(offsets=offsets, asynchronous=True)
+
+
+def _split(partition: str) -> tuple[str, int]:
+    topic, number = partition.rsplit("/", 1)
+    return topic, int(number)
+
+
+def _headers(taken: Sequence[Message]) -> pa.ListArray:
+    found = [[{"name": h[0], "value": h[1]} for h in message.headers() or ()] for message in taken]
+    return pa.array(found, HEADERS)

@@ -1,0 +1,218 @@
+"""A real Kafka broker (single node, KRaft) on loopback, from the jars that pom.xml names.
+
+``python -m tests.kafka.broker PORT-FILE WATCHED-PID`` runs one until the process WATCHED-PID is gone: so a broker that the
+workers of a test run share ends with the run, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+POM = Path(__file__).with_name("pom.xml")
+COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+USER, PASSWORD = "merganser", "a-secret-that-is-nowhere-else"
+TLS_PASSWORD = "changeit"
+PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+
+
+class NoBrokerError(Exception):
+    """There is nothing here that a broker could be made of; the message says what is missing."""
+
+
+def jars() -> Path:
+    """The folder of the broker's jars, fetched by Maven the first time, outside of the repository."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "merganser"
+    folder = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    if not shutil.which("java") or not shutil.which("mvn"):
+        raise NoBrokerError("Kafka needs java and mvn on the PATH, or a broker named by MERGANSER_TEST_KAFKA=host:port")
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as part:
+        command = ["mvn", "-q", "-B", "-f", str(POM), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={part}/jars"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise NoBrokerError(f"mvn could not fetch the broker's jars:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
+        with contextlib.suppress(OSError):  # another process was first
+            (Path(part) / "jars").rename(folder)
+    return folder
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for s in sockets:
+        s.bind(("127.0.0.1", 0))
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
+    return ports
+
+
+@dataclass
+class Broker:
+    """One broker over a folder of its own. ``kill`` is SIGKILL; ``start`` goes on with what the folder holds."""
+
+    folder: Path
+    heap: str = "512m"
+    secure: bool = False
+    """Also listen with TLS and with SASL/PLAIN; costs two seconds for making a certificate."""
+    ports: list[int] = field(default_factory=lambda: free_ports(4))
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.ports[0]}"
+
+    @property
+    def sasl_address(self) -> str:
+        return f"127.0.0.1:{self.ports[2]}"
+
+    @property
+    def tls_address(self) -> str:
+        return f"127.0.0.1:{self.ports[3]}"
+
+    @property
+    def certificate(self) -> Path:
+        return self.folder / "broker.pem"
+
+    def start(self, timeout: float = 60.0) -> None:
+        """Start and wait until it answers."""
+        properties = self.folder / "server.properties"
+        java = ["java", f"-Xmx{self.heap}", f"-Xms{self.heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars()}/*"]
+        log = (self.folder / "broker.log").open("ab")
+        if not properties.exists():
+            if self.secure:
+                self._make_certificate()
+            properties.write_text(self._properties())
+            tool = [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", str(properties)]
+            tool[tool.index("-t") + 1] = "bWVyZ2Fuc2VyLXRlc3RzLg"
+            subprocess.run(tool, check=True, stdout=log, stderr=log)
+        self._process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        log.close()
+        self._wait(timeout)
+
+    def _wait(self, timeout: float) -> None:
+        from confluent_kafka import KafkaException
+        from confluent_kafka.admin import AdminClient
+
+        client = AdminClient({"bootstrap.servers": self.address, "log_level": 0, "reconnect.backoff.max.ms": 200})
+        deadline = time.monotonic() + timeout
+        while True:
+            assert self._process is not None
+            if self._process.poll() is not None:
+                raise RuntimeError(f"the broker ended: {(self.folder / 'broker.log').read_text()[-3000:]}")
+            with contextlib.suppress(KafkaException):
+                client.list_topics(timeout=1)
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"no broker after {timeout} s: {(self.folder / 'broker.log').read_text()[-3000:]}")
+
+    def kill(self) -> None:
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()  # nothing of it is needed; a shutdown in order takes seconds
+            self._process.wait()
+
+    def pause(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def _properties(self) -> str:
+        plain, controller, sasl, tls = self.ports
+        listeners = {"PLAINTEXT": plain, "CONTROLLER": controller}
+        if self.secure:
+            listeners |= {"SASL_PLAINTEXT": sasl, "SSL": tls}
+        lines = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items()),
+            "advertised.listeners": ",".join(f"{n}://127.0.0.1:{p}" for n, p in listeners.items() if n != "CONTROLLER"),
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL",
+            "log.dirs": str(self.folder / "data"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "1",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "1",
+            "transaction.max.timeout.ms": "900000",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "group.initial.rebalance.delay.ms": "0",
+            "auto.create.topics.enable": "false",
+            "delete.topic.enable": "true",
+            "message.max.bytes": str(32 << 20),
+            "log.cleaner.dedupe.buffer.size": str(8 << 20),
+            "log.cleaner.backoff.ms": "200",
+            "log.initial.task.delay.ms": "500",
+        }
+        if self.secure:
+            lines |= {
+                "sasl.enabled.mechanisms": "PLAIN",
+                "listener.name.sasl_plaintext.plain.sasl.jaas.config":
+                    f'{PLAIN_LOGIN} username="admin" password="admin" user_admin="admin" user_{USER}="{PASSWORD}";',
+                "ssl.keystore.location": str(self.folder / "broker.p12"),
+                "ssl.keystore.password": TLS_PASSWORD,
+                "ssl.keystore.type": "PKCS12",
+            }  # fmt: skip
+        return "".join(f"{name}={value}\n" for name, value in lines.items())
+
+    def _make_certificate(self) -> None:
+        store = ["-keystore", str(self.folder / "broker.p12"), "-storepass", TLS_PASSWORD, "-alias", "broker"]
+        make = ["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1"]
+        subprocess.run(["keytool", *make, *store], check=True, capture_output=True)
+        subprocess.run(["keytool", "-exportcert", "-rfc", "-file", str(self.certificate), *store], check=True, capture_output=True)
+
+
+def serve(port_file: Path, watched: int) -> None:
+    """Run a broker until a process is gone; write where it listens to ``port_file``."""
+    with tempfile.TemporaryDirectory(prefix="merganser-kafka-") as folder:
+        broker = Broker(Path(folder), secure=True)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        try:
+            broker.start()
+            part = port_file.with_suffix(".part")
+            part.write_text(json.dumps({
+                "plain": broker.address, "sasl": broker.sasl_address, "tls": broker.tls_address,
+                "certificate": str(broker.certificate),
+            }))  # fmt: skip
+            part.rename(port_file)
+            while _alive(watched):
+                time.sleep(0.5)
+        except Exception as error:
+            port_file.write_text(json.dumps({"error": str(error)}))
+        finally:
+            broker.stop()
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), int(sys.argv[2]))
