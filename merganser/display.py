@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from merganser.plan import Materialize, Node, Read, ordered
+from merganser.plan import Materialize, Node, Read, Write, ordered
 
 if TYPE_CHECKING:
     from merganser.flow import Flow
@@ -48,7 +48,8 @@ def plan_mermaid(flow: Flow) -> str:
     lines = ["flowchart LR"]
     for name, node, of in _named(flow):
         if isinstance(node, Materialize):
-            lines += [f'  v_{name}[("{name}")]', f"  n_{of[0]} --> v_{name}"]
+            left, right = ("[/", "/]") if isinstance(node, Write) else ("[(", ")]")
+            lines += [f'  v_{_id(name)}{left}"{name}"{right}', f"  n_{of[0]} --> v_{_id(name)}"]
             continue
         text = re.sub(r"\[(, )+", "[", node.line(*("" for _ in of)))
         shape = ("([", "])") if isinstance(node, Read) else ("[", "]")
@@ -64,7 +65,7 @@ def _named(flow: Flow) -> list[tuple[str, Node, list[str]]]:
     """Name, node and the names of its inputs, inputs first, each node once."""
     names: dict[Node, str] = {}
     found: list[tuple[str, Node, list[str]]] = []
-    for node in ordered(flow.materialized):
+    for node in ordered(flow.ends):
         if isinstance(node, Read):
             names[node] = node.of.name
         elif isinstance(node, Materialize):
@@ -73,6 +74,10 @@ def _named(flow: Flow) -> list[tuple[str, Node, list[str]]]:
             names[node] = f"r{1 + sum(1 for n in names if not isinstance(n, (Read, Materialize)))}"
         found.append((names[node], node, [names[i] for i in node.inputs]))
     return found
+
+
+def _id(name: str) -> str:
+    return re.sub(r"\W", "_", name)
 
 
 def _escaped(text: str) -> str:

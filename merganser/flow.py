@@ -8,7 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from merganser import plan
+from merganser import plan, sinks
 from merganser.aggregates import analyse
 from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
@@ -78,6 +78,7 @@ class Flow:
             raise FlowError("a flow needs a name", where=users_line())
         self.name = name
         self.materialized: list[plan.Materialize] = []
+        self.written: list[plan.Write] = []
         self.views: list[plan.View] = []
         self._sources: dict[str, Source] = {}
 
@@ -103,14 +104,19 @@ class Flow:
     @property
     def sources(self) -> list[Source]:
         """The sources that are read, each once, in the order of first use by a view."""
-        return list(dict.fromkeys(source for m in self.materialized for source in m.sources))
+        return list(dict.fromkeys(source for end in self.ends for source in end.sources))
+
+    @property
+    def ends(self) -> list[plan.Materialize]:
+        """Where streams end: the views that are kept, then what is sent on."""
+        return [*self.materialized, *self.written]
 
     def _free(self, name: str) -> None:
         if not name.isidentifier():
             raise FlowError(f"view name {name!r} must be letters, digits and _, and not begin with a digit")
-        taken = [m.name for m in self.materialized] + [v.name for v in self.views]
+        taken = [m.name for m in self.ends] + [v.name for v in self.views]
         if name.lower() in (other.lower() for other in taken):
-            raise FlowError(f"the flow already has a view named {name!r}")
+            raise FlowError(f"the flow already has a view or sink named {name!r}")
 
     def __str__(self) -> str:
         from merganser.display import plan_text
@@ -313,6 +319,25 @@ class Stream(Temporal):
         self._flow._free(name)
         node = plan.Materialize(users_line(), self._node.columns, self._node, name)
         self._flow.materialized.append(node)
+        return self
+
+    @on_users_line
+    def write(self, sink: Connector, *, name: str | None = None) -> Stream:
+        """Send the rows on, each once: to ``mg.kafka("topic", brokers=…)`` or ``mg.files("out/orders-*.jsonl")``.
+
+        Of windows the final rows are sent, when they close. ``name``: what the sink is called in the store, else after its
+        topic or files.
+        """
+        sinks.check(sink)
+        node = self._open("write")
+        name = name or sinks.default_name(sink)
+        taken = [end.name for end in self._flow.ends] + [view.name for view in self._flow.views]
+        if name in taken:
+            raise FlowError(f"the flow already has a view or sink named {name!r}; name this one: write(…, name='…')")
+        key = getattr(sink, "key", None)
+        if key is not None:
+            _column(key, node.columns, "write key")
+        self._flow.written.append(plan.Write(users_line(), node.columns, node, name, sink, key))
         return self
 
     def _bind(self, items: Mapping[str, str], node: Node, verb: str) -> Columns:

@@ -430,6 +430,17 @@ class Materialize(Node):
 
 
 @dataclass(frozen=True)
+class Write(Materialize):
+    """Sends rows on; ``name`` is what the sink is called in the store, ``key`` the column of a message's key."""
+
+    sink: Connector
+    key: str | None
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Write[{of}, {self.sink.describe()}]"
+
+
+@dataclass(frozen=True)
 class View:
     """A plain SQL view over materialised ones."""
 

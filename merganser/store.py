@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -48,6 +49,8 @@ CREATE TABLE IF NOT EXISTS merganser.dead_letters (
 CREATE TABLE IF NOT EXISTS merganser.late (
     cohort INTEGER, view VARCHAR, source VARCHAR, partition VARCHAR, seq BIGINT, event_time TIMESTAMP,
     watermark TIMESTAMP, row JSON, epoch BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.sinks (sink VARCHAR, cohort INTEGER, seq BIGINT, sent BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.outbox (sink VARCHAR, seq BIGINT, epoch BIGINT, key BLOB, value BLOB);
 """
 
 
@@ -138,6 +141,7 @@ class Store:
             with self.transaction():
                 self.con.execute(CATALOG)
                 self._set_meta("format", str(FORMAT))
+                self._set_meta("id", uuid.uuid4().hex[:8])
         written = dict(self.rows("SELECT key, value FROM merganser.meta"))
         if int(written["format"]) > FORMAT:
             raise StoreError(
@@ -219,6 +223,10 @@ class Store:
         self.con.register("_insert", pa.table({name: list(values) for name, values in zip(names, columns)}))
         self.con.execute(f"INSERT INTO merganser.{table} SELECT * FROM _insert")
         self.con.unregister("_insert")
+
+    def identity(self) -> str:
+        """What tells this store from all others, in places that outlive it; a copy of the file is the same store."""
+        return str(self.value("SELECT value FROM merganser.meta WHERE key = 'id'"))
 
     def next_epoch(self) -> int:
         return int(self.value("SELECT coalesce(max(epoch), 0) + 1 FROM merganser.commits"))

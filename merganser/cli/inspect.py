@@ -74,8 +74,9 @@ def status(store: str) -> None:
         views = s.rows(
             "SELECT view, flow, status, coalesce(cohort, 0) FROM merganser.views ORDER BY flow, cohort NULLS LAST, view"
         )
+        shown = {v for (v,) in s.rows("SELECT view_name FROM duckdb_views() WHERE schema_name = 'main'")}
         rows = [
-            (v, f, state, "-" if state == "building" else _rows_of(s, v), cohort or "-") for v, f, state, cohort in views
+            (v, f, state, _rows_of(s, v) if v in shown else "-", cohort or "-") for v, f, state, cohort in views
         ]
         out.print(simple(["view", "flow", "state", "rows", "cohort"], rows, title="\nviews"))
         positions = s.rows(
@@ -95,6 +96,12 @@ def status(store: str) -> None:
         balanced = [(*b, "yes" if b[2] == sum(b[3:]) else "NO") for b in books]
         heads = ["view", "source", "read", "applied", "filtered", "late", "duplicate", "dead", "balance"]
         out.print(simple(heads, balanced, title="\nbooks (events)"))
+        sinks = s.rows(
+            "SELECT sink, seq, sent, (SELECT count(*) FROM merganser.outbox o WHERE o.sink = s.sink AND o.seq > s.sent)"
+            " FROM merganser.sinks s ORDER BY sink"
+        )
+        if sinks:
+            out.print(simple(["sink", "rows", "sent", "in the outbox"], sinks, title="\nsinks"))
         dead = s.rows("SELECT source, reason, count(*) FROM merganser.dead_letters GROUP BY ALL ORDER BY ALL")
         if dead:
             out.print(simple(["source", "reason", "records"], dead, title="\ndead letters"))

@@ -159,7 +159,12 @@ def _summary(flows: Sequence[Flow], store: str, report: Report, files: Sequence[
     with Store(store, read_only=True) as opened:
         names = [v.name for flow in flows for v in flow.materialized]
         rows = [(name, int(opened.value(f"SELECT count(*) FROM {quote(name)}"))) for name in names]
-    out.print(simple(["view", "rows"], rows))
-    out.print(Text(f"next: merganser query --store {store} \"from {names[0]} limit 10\"", style="dim"))
+        sent = opened.rows("SELECT sink, sent FROM merganser.sinks ORDER BY sink")
+    if rows:
+        out.print(simple(["view", "rows"], rows))
+    if sent:
+        out.print(simple(["sink", "sent"], sent))
+    if names:
+        out.print(Text(f"next: merganser query --store {store} \"from {names[0]} limit 10\"", style="dim"))
 
 

@@ -16,7 +16,7 @@ from merganser.engine.cohort import Cohort
 from merganser.errors import FlowError, PlanChangedError, UsageError
 from merganser.flow import Flow
 from merganser.operators import STATE
-from merganser.plan import Materialize, View, signature
+from merganser.plan import Materialize, View, Write, signature
 from merganser.sql import quote
 from merganser.store import Store
 
@@ -44,7 +44,7 @@ def open_cohorts(store: Store, flows: Sequence[Flow]) -> tuple[list[Cohort], lis
     _check_names(store, flows)
     stored = {s.name: s for s in stored_views(store) if s.status != BUILDING}
     notes: list[str] = []
-    changed = [v for f in flows for v in f.materialized if v.name in stored and not _unchanged(stored[v.name], v)]
+    changed = [v for f in flows for v in f.ends if v.name in stored and not _unchanged(stored[v.name], v)]
     if changed:
         raise PlanChangedError(_difference(store, stored, changed), where=changed[0].where)
     cohorts: list[Cohort] = []
@@ -52,7 +52,7 @@ def open_cohorts(store: Store, flows: Sequence[Flow]) -> tuple[list[Cohort], lis
         for flow in flows:
             groups: dict[int, list[Materialize]] = {}
             fresh: list[Materialize] = []
-            for view in flow.materialized:
+            for view in flow.ends:
                 known = stored.get(view.name)
                 if known is not None and known.cohort is not None:
                     groups.setdefault(known.cohort, []).append(view)
@@ -128,9 +128,9 @@ def _check_names(store: Store, flows: Sequence[Flow]) -> None:
     owner: dict[str, str] = {}
     sources: dict[str, str] = {}
     for flow in flows:
-        if not flow.materialized:
-            raise FlowError(f"flow {flow.name!r} keeps nothing; end a stream with .materialize('name')")
-        views: list[Materialize | View] = [*flow.materialized, *flow.views]
+        if not flow.ends:
+            raise FlowError(f"flow {flow.name!r} keeps nothing; end a stream with .materialize('name') or .write(…)")
+        views: list[Materialize | View] = [*flow.ends, *flow.views]
         for view in views:
             if owner.setdefault(view.name, flow.name) != flow.name:
                 raise FlowError(
@@ -165,6 +165,12 @@ def _difference(store: Store, stored: dict[str, Stored], changed: Sequence[Mater
             continue
         lines = list(difflib.unified_diff(old.signature, signature(view), "in the store", "in the flow", lineterm="", n=1))
         parts.append(f"view {view.name!r} was made by another plan:\n" + "\n".join(f"    {line}" for line in lines))
+    if any(isinstance(view, Write) for view in changed):
+        return (
+            "\n".join(parts)
+            + "\nNothing was changed. What was sent cannot be taken back: write it under another name (write(…, name='…')), which"
+            " sends everything from the start, best to another topic or folder."
+        )
     names, file = " ".join(v.name for v in changed), changed[0].where.rpartition(":")[0]
     return (
         "\n".join(parts)
@@ -196,7 +202,7 @@ def _loaded(store: Store, number: int, flow: str, views: Sequence[Materialize]) 
 
 def _detach(store: Store, flow: Flow, stored: dict[str, Stored]) -> list[str]:
     """Mark the views that a flow no longer has: they stay as they are, and are not kept up to date."""
-    here = {v.name for v in flow.materialized}
+    here = {v.name for v in flow.ends}
     gone = [s for s in stored.values() if s.flow == flow.name and s.name not in here and s.cohort is not None]
     notes = []
     for s in gone:

@@ -19,6 +19,7 @@ from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Reject
 from merganser.engine.cohort import Cohort, Ends
+from merganser.engine.delivery import Delivery
 from merganser.engine.prepare import Prepared
 from merganser.errors import MerganserError, StoreError
 from merganser.sources import Position
@@ -58,6 +59,7 @@ class Committer:
     cohorts: Sequence[Cohort]
     progressed: Progressed
     failed: threading.Event
+    delivery: Delivery | None = None
     failure: BaseException | None = None
     building: bool = False
     """True for a rebuild whose sources were declared anew: its dead letters replace the old ones at the end."""
@@ -110,6 +112,8 @@ class Committer:
         began = time.monotonic()
         faults.point("epoch.begin")
         with self.store.transaction():
+            if self.delivery:
+                self.delivery.forget()
             books: list[Books] = []
             dead: list[tuple[Reject, str, str | None, str | None, int | None]] = self._source_dead(cut)
             for cohort in self.cohorts:
@@ -120,6 +124,8 @@ class Committer:
             self._write_books(books)
             self._write_dead(dead)
         self._epoch += 1
+        if self.delivery:
+            self.delivery.committed()
         touched = {(p.source, p.partition) for p in cut.prepared}
         moved = {key: at for key in touched if (at := behind(self.cohorts, *key)) is not None}
         self.committed = {**self.committed, **moved}

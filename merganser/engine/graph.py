@@ -28,6 +28,7 @@ from merganser.operators.latest import LatestStep
 from merganser.operators.order import OrderStep
 from merganser.operators.rowlocal import KEEP, RowLocal
 from merganser.operators.session import SessionStep
+from merganser.operators.write import WriteStep
 from merganser.plan import (
     Aggregated,
     AsOf,
@@ -40,6 +41,7 @@ from merganser.plan import (
     Materialize,
     Node,
     Order,
+    Write,
     by_workers,
     ordered,
     read_by_steps,
@@ -123,6 +125,8 @@ class Graph:
             return EnrichedStep(node, table, other)
         if isinstance(node, Latest):
             return LatestStep(node, table)
+        if isinstance(node, Write):
+            return WriteStep(node, self.cohort)
         if isinstance(node, Materialize) and node.input is not None and not node.input.table:
             return AppendStep(node.columns, f"{node.name}_{self.cohort}")
         return None
@@ -138,16 +142,17 @@ class Graph:
             step.create(store.con)
         for view in self.views:
             tables = [t for node in ordered([view]) if node in self.steps for t in self.steps[node].tables]
-            store.con.executemany(
-                f"INSERT INTO {STATE}.tables VALUES (?, ?, ?)", [(self.cohort, view.name, table) for table in tables]
-            )
+            for table in tables:
+                store.con.execute(f"INSERT INTO {STATE}.tables VALUES (?, ?, ?)", [self.cohort, view.name, table])
 
     def load(self, store: Store) -> None:
         for step in self.steps.values():
             step.load(store.con)
 
     def show(self, store: Store, view: Materialize) -> None:
-        """Make the user's view."""
+        """Make the user's view; what is sent on has none."""
+        if isinstance(view, Write):
+            return
         assert view.input is not None
         step: Table = self.steps[view if view in self.steps else view.input]  # type: ignore[assignment] # both have view_sql
         store.con.execute(f"CREATE OR REPLACE VIEW main.{quote(view.name)} AS {step.view_sql()}")

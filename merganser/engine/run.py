@@ -29,10 +29,11 @@ from merganser.codecs import Chunk
 from merganser.engine import changes
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.committer import Committer, Cut, Progressed, behind
+from merganser.engine.delivery import Delivery
 from merganser.engine.lanes import Lanes, Shared
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
-from merganser.plan import Deduplicate, Node, Source, by_workers, ordered, worker_ends
+from merganser.plan import Deduplicate, Node, Source, Write, by_workers, ordered, worker_ends
 from merganser.sources import Position
 from merganser.store import Store
 
@@ -132,7 +133,9 @@ class _Job:
         self.stop = stop
         self.failure: BaseException | None = None
         self.failed = threading.Event()
-        self.committer = Committer(store, cohorts, self.progressed, self.failed)
+        writes = [view for cohort in cohorts for view in cohort.views if isinstance(view, Write)]
+        self.delivery = Delivery(store, writes, self.fail) if writes else None
+        self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery)
         self.shared = Shared(
             follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(),
             lambda: self.committer.committed, self.fail, accept_gap,
@@ -170,6 +173,8 @@ class _Job:
                 progress(self.progressed)
             self.committer.building = building
             self.committer.start()
+            if self.delivery:
+                self.delivery.start()
             try:
                 self._flow()
             finally:
@@ -178,6 +183,8 @@ class _Job:
                     self._cut(last=True)
                 try:
                     self.committer.finish()
+                    if self.delivery:
+                        self.delivery.finish()
                 finally:
                     self.shared.release(self.committer.committed)
         if self.failure is not None:

@@ -33,6 +33,8 @@ class Memory:
     """The connector to events in memory; see ``memory``."""
 
     lines: dict[str, list[bytes]] = field(repr=False)
+    sent: dict[tuple[str, str], list[Any]] = field(default_factory=dict, repr=False)
+    """What was written here, by sender and sink."""
 
     def feed(self, record: Record, partition: str = "0") -> None:
         """Append an event, also while a flow follows."""

@@ -7,6 +7,7 @@ plain Python, over all rows (``batch``).
 
 from __future__ import annotations
 
+import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,11 +16,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from merganser import sinks
 from merganser.errors import UsageError
 from merganser.flow import Flow
-from merganser.plan import Aggregated, Materialize
+from merganser.plan import Aggregated, Final, Materialize, Write
 from merganser.scratch import CONFIG
-from merganser.sql import quote
+from merganser.sql import literal, quote
 from merganser.store import Store
 from merganser.verify.batch import Batch
 from merganser.verify.events import load, skipped
@@ -53,7 +55,7 @@ def verify(
     progress: Callable[[str], None] | None = None,
 ) -> list[ViewCheck]:
     """Compare views with batch SQL. The store is opened read only; ``progress`` is called with each view's name."""
-    wanted = [v for flow in flows for v in flow.materialized if views is None or v.name in views]
+    wanted = [v for flow in flows for v in flow.ends if views is None or v.name in views]
     with Store(store, read_only=True) as opened, tempfile.TemporaryDirectory() as folder:
         checks = []
         for view in wanted:
@@ -74,9 +76,22 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
         con.execute(f"CREATE TABLE expected AS {batch.content(view)}")
         names = [n for n in view.columns if n != "final" or not _windowed(view)]
         columns = ", ".join(quote(n) for n in names)
-        con.register("_found", store.table(f"SELECT {columns} FROM {quote(view.name)}"))
-        con.execute("CREATE TABLE found AS FROM _found")
+        if isinstance(view, Write):
+            _load_sent(con, store, view)
+        else:
+            con.register("_found", store.table(f"SELECT {columns} FROM {quote(view.name)}"))
+            con.execute("CREATE TABLE found AS FROM _found")
         return _compare(con, view, names)
+
+
+def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> None:
+    """The table ``found`` of the rows that a sink has, and those that still wait in the outbox."""
+    there = sinks.content(write.sink, write.name, store.identity())
+    waiting = store.rows("SELECT seq, value FROM merganser.outbox WHERE sink = ?", [write.name])
+    values = {**{seq: bytes(value) for seq, value in waiting}, **there}
+    con.register("_sent", pa.table({"value": pa.array(values.values(), pa.binary())}))
+    spec = literal(json.dumps(write.columns))
+    con.execute(f"CREATE TABLE found AS SELECT unnest(from_json(decode(value), {spec})) FROM _sent")
 
 
 def _windowed(view: Materialize) -> bool:
@@ -89,7 +104,7 @@ def _windowed(view: Materialize) -> bool:
 def _compare(con: duckdb.DuckDBPyConnection, view: Materialize, names: Sequence[str]) -> ViewCheck:
     """Rows that only one side has, as bags; floating-point columns of aggregates may differ in their last digits."""
     count = con.execute("SELECT count(*) FROM found").fetchall()[0][0]
-    node = view.input
+    node = view.input.input if isinstance(view.input, Final) else view.input
     loose: dict[str, float] = {}
     note = None
     if isinstance(node, Aggregated):

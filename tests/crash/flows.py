@@ -47,7 +47,7 @@ def write_events(folder: Path, *, files: int = 3, count: int = 1800, seed: int =
         (folder / f"events-{number}.jsonl").write_bytes(b"".join(line + b"\n" for line in part))
 
 
-def make_flow(folder: Path, *, partition_by: str | None = None) -> mg.Flow:
+def make_flow(folder: Path, out: Path, *, partition_by: str | None = None) -> mg.Flow:
     events = mg.source(
         "events",
         mg.files(str(folder / "events-*.jsonl"), partition_by=partition_by),
@@ -66,7 +66,6 @@ def make_flow(folder: Path, *, partition_by: str | None = None) -> mg.Flow:
     once.group_by("key").aggregate(n="count(*)", modes="mode(amount)").materialize("per_key")
     once.explode("tags").group_by("tags").aggregate(n="count(*)").materialize("per_tag")
     flow.read(events).latest(by="key").materialize("last_of_key")
-    once.select("id", "amount").materialize("kept")
     once.window(mg.session("3 seconds"), by="key").aggregate(n="count(*)", values="count(DISTINCT amount)").materialize("sessions")
     ordered = once.select("id", "key", "amount").order(by="key")
     ordered.filter("seq % 5 = 0").materialize("each_fifth")
@@ -74,6 +73,8 @@ def make_flow(folder: Path, *, partition_by: str | None = None) -> mg.Flow:
     small = once.filter("amount < 30").select("key", "amount")
     once.select("id", "key").join(small, on="key", within="1 second", how="left").materialize("pairs")
     once.select("id", "key").enrich(small, on="key", as_of=True).materialize("as_of")
+    kept = once.select("id", "amount").materialize("kept")
+    kept.write(mg.files(out / "kept-*.jsonl"), name="sent")
     return flow
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 import random
 from dataclasses import dataclass
@@ -38,7 +39,7 @@ def _work(job: Job) -> None:
 
     if job.fault:
         faults.arm(*job.fault)
-    flow = make_flow(Path(job.folder), partition_by=job.partition_by)
+    flow = make_flow(Path(job.folder), sent_to(job.store), partition_by=job.partition_by)
     if job.rebuild:
         mg.rebuild([flow], job.rebuild, job.store, workers=job.workers, chunk_bytes=job.chunk_bytes, epoch=0)
     else:
@@ -57,6 +58,11 @@ def attempt(job: Job, kill_after: float | None = None) -> int:
     return child.exitcode
 
 
+def sent_to(store: str) -> Path:
+    """The folder that the flow of a store sends to."""
+    return Path(store).with_suffix(".out")
+
+
 def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
     """The rows of every view, sorted, without ``final``."""
     with duckdb.connect(store, read_only=True) as con:
@@ -68,6 +74,9 @@ def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
         found["dead"] = sorted(
             con.execute("SELECT file, byte, line, reason, hex(raw) FROM merganser.dead_letters").fetchall(), key=repr
         )
+        sent = [json.loads(line) for path in sorted(sent_to(store).glob("kept-*")) for line in path.read_text().splitlines()]
+        found["sent"] = sorted(((row["id"], str(row["amount"])) for row in sent), key=repr)
+        assert not con.execute("SELECT count(*) FROM merganser.outbox").fetchall()[0][0]
         found["late"] = sorted(
             con.execute("SELECT view, partition, seq, CAST(row AS VARCHAR) FROM merganser.late").fetchall(), key=repr
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 import sys
 import tempfile
 import time
@@ -10,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.crash.flows import write_events
-from tests.crash.harness import Job, attempt, contents, until_done
+from tests.crash.harness import Job, attempt, contents, sent_to, until_done
 
 
 def main() -> None:
@@ -35,6 +36,7 @@ def main() -> None:
                 wrong = [key for key in calm if found[key] != calm[key]]
                 sys.exit(f"store {stores} (seed {stores}) differs in {', '.join(wrong)} after {killed} kills")
             store.unlink()
+            shutil.rmtree(sent_to(str(store)))
             stores += 1
             print(f"{killed} kills, {stores} stores equal, {time.monotonic() - began:.0f} s", flush=True)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.broker import NoBrokerError, jars
@@ -58,6 +58,33 @@ class Kafka:
             data = value if value is None or isinstance(value, bytes) else json.dumps(value).encode()
             producer.produce(topic, data, key=key, partition=partition, **more)
         assert producer.flush(30) == 0
+
+
+    def read(self, topic: str) -> list[Message]:
+        """All committed messages of a topic, partition by partition, in order."""
+        consumer = Consumer({
+            "bootstrap.servers": self.plain, "group.id": "tests", "isolation.level": "read_committed", "log_level": 0,
+            "enable.partition.eof": True, "auto.offset.reset": "earliest",
+        })  # fmt: skip
+        try:
+            left = set(consumer.list_topics(topic, 20).topics[topic].partitions)
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for number in left])
+            found: list[Message] = []
+            deadline = time.monotonic() + 60
+            while left:
+                assert time.monotonic() < deadline
+                message = consumer.poll(1.0)
+                if message is None:
+                    continue
+                error = message.error()
+                if error is None:
+                    found.append(message)
+                else:
+                    assert error.code() == KafkaError._PARTITION_EOF, error
+                    left.discard(int(message.partition() or 0))
+            return sorted(found, key=lambda m: (m.partition(), m.offset()))
+        finally:
+            consumer.close()
 
 
 _started: list[subprocess.Popen[bytes]] = []

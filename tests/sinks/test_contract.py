@@ -1,0 +1,64 @@
+"""All sinks pass the contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import merganser as mg
+from merganser import sinks
+from tests.kafka.fixture import Kafka
+from tests.sinks.contract import Case, check, rows
+
+
+def test_memory() -> None:
+    memory = mg.memory([])
+    case = Case(lambda sender: sinks.writer(memory, "out", sender), lambda: [r.value for s in memory.sent.values() for r in s])
+    check(case, 0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_files(seed: int, tmp_path: Path) -> None:
+    def content() -> list[bytes | None]:
+        lines = [line for path in sorted(tmp_path.glob("out/o-*.jsonl")) for line in path.read_bytes().splitlines()]
+        return [None if line == b"null" else line for line in lines]
+
+    files = mg.files(f"{tmp_path}/out/o-*.jsonl")
+    check(Case(lambda sender: sinks.writer(files, "out", sender), content), seed)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_kafka(seed: int, kafka: Kafka) -> None:
+    topic = kafka.topic()
+    case = Case(
+        lambda sender: sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", sender),
+        lambda: [m.value() for m in kafka.read(topic)],
+    )
+    check(case, seed)
+
+
+def test_each_message_carries_its_epoch_and_number(kafka: Kafka) -> None:
+    topic = kafka.topic(3)
+    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "cccc")
+    writer.send(rows(1, 20))
+    writer.close()
+    found = {}
+    for message in kafka.read(topic):
+        headers = dict(message.headers())
+        found[int(headers["merganser-seq"])] = (int(headers["merganser-epoch"]), message.key(), message.value())
+    assert found == {row.seq: row[1:] for row in rows(1, 20)}
+    keys = [m.key() for m in kafka.read(topic)]
+    assert len({(m.key(), m.partition()) for m in kafka.read(topic)}) == len(set(keys))  # a key stays in its partition
+
+
+def test_a_second_writer_fences_the_first_off(kafka: Kafka) -> None:
+    topic = kafka.topic()
+    first, second = (sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "dddd") for _ in range(2))
+    first.send(rows(1, 3))
+    assert second.last() == 3
+    with pytest.raises(mg.StoreError, match="another process sends with the identity of this store"):
+        first.send(rows(4, 6))
+    second.send(rows(4, 6))
+    assert [m.value() for m in kafka.read(topic)] == [row.value for row in rows(1, 6)]
+    second.close()
