@@ -1,12 +1,13 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench crash clean
+.PHONY: help demo test lint bench soak crash clean
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 N ?= 1000
+MINUTES ?= 5
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +43,9 @@ lint: .venv/.installed  ## check style and types
 
 bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
 	$(BIN)/python benchmarks/run.py
+
+soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
 crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)
 	$(BIN)/python -m tests.crash.run $(N)

@@ -30,6 +30,9 @@ UNITS: dict[str, int] = {
     "week": 604_800_000_000,
     "w": 604_800_000_000,
 }
+TIME_UNITS = {"s": 1_000_000, "ms": 1_000, "us": 1}
+"""Units in which an event time may count from 1970-01-01 UTC, in microseconds."""
+
 MIN_TIME = -(2**62)
 """Below every event time: the watermark of a partition that nothing was read from, or whose lateness is unbounded.
 Far enough from the smallest 64-bit integer for a duration to be taken from it."""

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 from merganser import plan, sinks
 from merganser.aggregates import analyse
-from merganser.clock import duration
+from merganser.clock import TIME_UNITS, duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
 from merganser.schema import Column, Schema
@@ -19,6 +19,7 @@ from merganser.sql import binder, quote
 from merganser.temporal import Temporal, policy
 from merganser.windows import Session, Window
 
+NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE", "DECIMAL")
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
 
 
@@ -29,7 +30,9 @@ def source(
     *,
     schema: Mapping[str, str] | str | Path,
     time: str | None = None,
+    time_unit: str | None = None,
     lateness: str | timedelta | None = None,
+    idle_after: str | timedelta | None = None,
     id: str | None = None,
     key: str | None = None,
     on_error: str = "dead_letter",
@@ -42,6 +45,8 @@ def source(
       ``.schema.json`` file.
     - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
       come and still be counted in its window (None: however far, and every window stays open).
+    - ``time_unit``: what the event time counts in from 1970-01-01 UTC if it is a number: ``"s"``, ``"ms"`` or ``"us"``.
+    - ``idle_after``: a partition without news for so long, by the clock, no longer holds back which windows are called final.
     - ``id``: the column that names an event once and for all, ``key``: the column of what it is about.
     - ``on_error``: ``"dead_letter"`` keeps a bad record in ``merganser.dead_letters`` and goes on, ``"stop"`` stops.
     - ``max_ahead``: an event time later than this past the message's timestamp, or past the clock where there is none, is
@@ -58,16 +63,33 @@ def source(
     for role, column in (("time", time), ("id", id), ("key", key)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
-    if time is not None and declared[time].type not in TIME_TYPES:
-        raise FlowError(
-            f"time={time!r} is a {declared[time].type}; an event time is a TIMESTAMP, TIMESTAMPTZ or DATE"
-        )
+    if time is not None:
+        _check_time(time, declared[time].type, time_unit)
     if lateness is not None and time is None:
         raise FlowError(f"lateness is measured in event time, but source {name!r} has no time=")
     if on_error not in ("dead_letter", "stop"):
         raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
     late = None if lateness is None else duration(lateness, "lateness")
-    return Source(name, connector, declared, time, late, id, key, on_error, duration(max_ahead, "max_ahead"))
+    idle = None if idle_after is None else duration(idle_after, "idle_after")
+    ahead = duration(max_ahead, "max_ahead")
+    return Source(name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle)
+
+
+def _check_time(time: str, kind: str, unit: str | None) -> None:
+    """Refuse a column that is no event time, or a number without its unit."""
+    number = kind.split("(")[0] in NUMBERS
+    if unit is not None and unit not in TIME_UNITS:
+        raise FlowError(f"time_unit={unit!r}: there are {', '.join(map(repr, TIME_UNITS))}")
+    if number and unit is None:
+        raise FlowError(
+            f"time={time!r} is a {kind}: say what it counts, time_unit='s', 'ms' or 'us' (seconds, milliseconds or"
+            " microseconds since 1970-01-01 UTC)"
+        )
+    if unit is not None and not number:
+        raise FlowError(f"time_unit={unit!r} is for numbers, and {time!r} is a {kind}")
+    if not number and kind not in TIME_TYPES:
+        zones = "; declare it TIMESTAMPTZ: texts are read with their zones" if kind == "VARCHAR" else ""
+        raise FlowError(f"time={time!r} is a {kind}; an event time is a TIMESTAMP, TIMESTAMPTZ, DATE or a number{zones}")
 
 
 class Flow:
@@ -275,7 +297,7 @@ class Stream(Temporal):
         """Group rows by event-time window and by the columns ``by``; ``aggregate`` follows.
 
         ``late``: what becomes of a row whose windows are all closed by its own partition's watermark: ``"keep"`` puts it
-        into ``merganser.late``, ``"drop"`` only counts it.
+        into ``merganser.late``, ``"drop"`` only counts it, ``"update"`` opens the windows again, corrects and closes them.
         """
         node = self._open("window")
         if not isinstance(window, (Window, Session)):
@@ -288,7 +310,11 @@ class Stream(Temporal):
         for taken in ("window_start", "window_end", "final"):
             if taken in keys:
                 raise FlowError(f"{taken} is a column of every windowed result; derive() the group column another name")
-        return Grouped(self._flow, node, window, keys, policy(late))
+        if late == "update":
+            if isinstance(window, Session):
+                raise FlowError("late='update' is for windows of a fixed size; a late row's session is not known any more")
+            return Grouped(self._flow, node, window, keys, late)
+        return Grouped(self._flow, node, window, keys, policy(late, "'update' (windows of a fixed size)"))
 
     @on_users_line
     def group_by(self, *by: str) -> Grouped:

@@ -55,13 +55,18 @@ class Source:
     key: str | None
     on_error: str
     max_ahead: int
+    time_unit: str | None = None
+    """What the event time counts in, if it is a number."""
+    idle_after: int | None = None
+    """How long (of the clock, us) a partition without news holds back what is called final; None: as long as it is quiet."""
 
     def signature(self) -> str:
         """What results depend on: not where the files lie, nor what is done with bad records."""
         parts = [f"source {self.name} ({self.schema.describe()})"]
         if self.time:
             late = "unbounded" if self.lateness is None else show_duration(self.lateness)
-            parts.append(f"time {self.time}, lateness {late}")
+            unit = f" in {self.time_unit}" if self.time_unit else ""
+            parts.append(f"time {self.time}{unit}, lateness {late}")
         if self.id:
             parts.append(f"id {self.id}")
         if self.key:

@@ -187,9 +187,11 @@ def timed(node: Node, verb: str, *, bounded: bool = True) -> None:
             )
 
 
-def policy(late: str) -> str:
+def policy(late: str, *others: str) -> str:
+    """A policy for late rows; ``others``: what else there is, for the message."""
     if late not in ("keep", "drop"):
-        raise FlowError(f"late={late!r}: there are 'keep' (in merganser.late) and 'drop' (only counted)")
+        there = ", ".join(("'keep' (in merganser.late)", "'drop' (only counted)", *others))
+        raise FlowError(f"late={late!r}: there are {there}")
     return late
 
 

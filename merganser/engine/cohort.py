@@ -7,6 +7,7 @@ start of its sources, as a cohort of its own. A source is read once for all coho
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,6 +42,8 @@ class Cohort:
         self._unsaved: set[tuple[str, str]] = set()
         self.final: dict[str, int] = {}
         """By source: the watermark below which windows were called final; it never goes back."""
+        self._heard: dict[tuple[str, str], float] = {}
+        """When something came from a partition, by the clock, in this run."""
         self.graph = Graph(number, self.views)
 
     # -- in the store ---------------------------------------------------------------------------------------------
@@ -96,6 +99,7 @@ class Cohort:
 
     def expect_all(self, source: Source, partitions: Sequence[str]) -> None:
         """Note the partitions that there are when a run begins: all are waited for, those with nothing in them too."""
+        self._heard |= dict.fromkeys(((source.name, p) for p in partitions), time.monotonic())
         new = [p for p in partitions if (source.name, p) not in self.progress]
         reached = self.watermarks(source).closing
         for partition in new:
@@ -107,8 +111,8 @@ class Cohort:
     def watermarks(self, source: Source) -> Watermarks:
         """Where event time stands for a source.
 
-        Partitions that were read to their end in this run hold no window's ``final`` back, but may grow before the next
-        run, so they do hold state; partitions that have ended for good hold nothing.
+        Partitions that were read to their end in this run, or are idle, hold no window's ``final`` back, but may grow, so
+        they do hold state; partitions that have ended for good hold nothing.
         """
         marks = Watermarks()
         if source.time is None or source.lateness is None:
@@ -122,7 +126,7 @@ class Cohort:
             marks.partitions[partition] = mark
             if not progress.ended:
                 growing.append(mark)
-                if (name, partition) not in self.finished:
+                if (name, partition) not in self.finished and not self._idle(source, partition):
                     live.append(mark)
         everything = list(marks.partitions.values())
         if everything:
@@ -130,6 +134,11 @@ class Cohort:
             marks.closing = min(growing) if growing else newest
             marks.final = max(marks.closing, min(live) if live else newest)
         return marks
+
+    def _idle(self, source: Source, partition: str) -> bool:
+        """Whether a partition had no news for so long that it no longer holds back what is called final."""
+        heard = self._heard.get((source.name, partition))
+        return source.idle_after is not None and heard is not None and 1e6 * (time.monotonic() - heard) >= source.idle_after
 
     # -- one epoch ------------------------------------------------------------------------------------------------
 
@@ -174,6 +183,7 @@ class Cohort:
                     f"records {at.seq} to {p.seq - 1} of partition {p.partition!r} of source {p.source!r} never came;"
                     " nothing of this epoch was kept. This is a defect of merganser: please report it"
                 )
+            self._heard[source.name, p.partition] = time.monotonic()
             fresh.append((p, at.seq, at.watermark(source.lateness)))
             if source.time is not None and len(p.times):
                 newest = int(p.times.max())

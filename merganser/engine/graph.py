@@ -20,6 +20,7 @@ from merganser.engine.prepare import Prepared, stopped
 from merganser.operators import PART, STATE, Epoch, Outcome, Rows, Step, Table, Watermarks, casts, events, one
 from merganser.operators.aggregate import AggregateStep
 from merganser.operators.append import AppendStep
+from merganser.operators.correct import CorrectedStep
 from merganser.operators.deduplicate import DeduplicateStep
 from merganser.operators.enrich import AsOfStep, EnrichedStep
 from merganser.operators.fold import FoldStep
@@ -103,15 +104,14 @@ class Graph:
         """The step of a node; None where it has no state of its own."""
         followers = [n for n in self.nodes if node in n.inputs]
         views = self.dependent(node)
-        kind = type(node).__name__.lower()
-        table = f"{kind}_{node.source.name}_{node.digest()}_{self.cohort}"
+        table = f"{type(node).__name__.lower()}_{node.source.name}_{node.digest()}_{self.cohort}"
         if isinstance(node, Deduplicate):
             return DeduplicateStep(node, table)
         if isinstance(node, Aggregated):
             emits = any(isinstance(n, Final) for n in followers)
             kept = any(isinstance(n, Materialize) for n in followers)
-            step = SessionStep if isinstance(node.window, Session) else AggregateStep
-            return step(node, table, views, self.cohort, emits=emits, kept=kept)
+            kind = CorrectedStep if node.late == "update" else SessionStep if isinstance(node.window, Session) else AggregateStep
+            return kind(node, table, views, self.cohort, emits=emits, kept=kept)
         if isinstance(node, Order):
             return OrderStep(node, table, views)
         if isinstance(node, Join):

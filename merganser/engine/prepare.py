@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,20 +9,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from merganser import faults
-from merganser.clock import MIN_TIME, show_duration, show_time
+from merganser.clock import MIN_TIME
 from merganser.codecs import Chunk, Codec, Place, Reject
-from merganser.codecs.messages import Messages
+from merganser.engine.times import bad_times
+from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
 from merganser.sql import literal
-
-YEAR_ONE = -62_135_596_800_000_000
-"""0001-01-01T00:00:00 UTC in microseconds; nothing that is dated before is meant."""
 
 
 @dataclass(slots=True)
@@ -62,7 +58,9 @@ class Preparer:
     def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]]) -> None:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
         self._source = source
-        self._codec: Codec = source.connector.codec(source.schema, source.time)
+        # A message without a payload has its record's time, but not as a count of some unit.
+        self._codec: Codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
+        self._first = True
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}
 
@@ -73,8 +71,9 @@ class Preparer:
         faults.point("decode.after")
         table, rejects = decoded.table, [*chunk.rejects, *decoded.rejects]
         assert len(table) + len(rejects) == chunk.records, "a codec accounts for every record"
-        times = self._times(table)
-        bad = self._bad_times(chunk, table, times)
+        times = event_times(self._source, table)
+        bad = bad_times(self._source, chunk, table, times, first=self._first)
+        self._first = False
         if bad:
             rejects += self._rejected(chunk, bad)
             good = np.ones(len(table), np.bool_)
@@ -118,50 +117,6 @@ class Preparer:
         if self._source.on_error == "stop":
             raise stopped(self._source.name, rejects[0])
         return Branch(rows, rejects)
-
-    def _times(self, table: pa.Table) -> npt.NDArray[np.int64]:
-        """Event times in microseconds; zeros for a source without; MIN_TIME for a NULL."""
-        if self._source.time is None:
-            return np.zeros(len(table), np.int64)
-        column = table[self._source.time]
-        if column.type != pa.timestamp("us", column.type.tz if pa.types.is_timestamp(column.type) else None):
-            column = column.cast(pa.timestamp("us"), safe=False)
-        numbers = column.cast(pa.int64())
-        if numbers.null_count:
-            numbers = pc.fill_null(numbers, MIN_TIME)
-        return np.ascontiguousarray(numbers.to_numpy())
-
-    def _bad_times(self, chunk: Chunk, table: pa.Table, times: npt.NDArray[np.int64]) -> dict[int, tuple[int, str, str]]:
-        """Row to (seq, reason, detail) of the rows whose event time is absent or impossible."""
-        if self._source.time is None or not len(times):
-            return {}
-        limits = self._limits(chunk, table)
-        if times.min() >= YEAR_ONE and times.max() <= limits.min():
-            return {}
-        bad: dict[int, tuple[int, str, str]] = {}
-        name = self._source.time
-        what = "the record's timestamp" if isinstance(chunk.payload, Messages) else "the clock"
-        for row in np.flatnonzero((times < YEAR_ONE) | (times > limits)).tolist():
-            moment = int(times[row])
-            if moment == MIN_TIME:
-                reason, detail = "no event time", f"column {name!r} is NULL; every event needs its time"
-            elif moment > limits[row]:
-                ahead = show_duration(self._source.max_ahead)
-                reason = "event time ahead"
-                detail = f"column {name!r} is {show_time(moment)}, more than max_ahead ({ahead}) past {what}"
-            else:
-                reason, detail = "impossible event time", f"column {name!r} is before the year 1"
-            bad[row] = (table["_seq"][row].as_py(), reason, detail)
-        return bad
-
-    def _limits(self, chunk: Chunk, table: pa.Table) -> npt.NDArray[np.int64]:
-        """The latest event time that each row may have: so far past its message's timestamp, or past the clock."""
-        now = time.time_ns() // 1000
-        moments = np.full(len(table), now)
-        if isinstance(chunk.payload, Messages):
-            stamps = chunk.payload.timestamps[np.searchsorted(chunk.payload.offsets, table["_seq"].to_numpy())]
-            moments = np.where(stamps >= 0, stamps * 1000, now)
-        return moments + self._source.max_ahead
 
     def _rejected(self, chunk: Chunk, bad: dict[int, tuple[int, str, str]]) -> list[Reject]:
         found = self._codec.locate(chunk, [seq for seq, _, _ in bad.values()])

@@ -44,7 +44,7 @@ class AggregateStep:
         assert node.input is not None
         self.node, self.input, self.views, self.cohort = node, node.input, views, cohort
         self.window = node.window if isinstance(node.window, Window) else None
-        self.emits, self.kept = emits, kept
+        self.table, self.emits, self.kept = table, emits, kept
         self.name = f"_{table}_final"
         self.open = f"{STATE}.{quote(table + '_open')}"
         self.closed = f"{STATE}.{quote(table + '_closed')}"

@@ -251,11 +251,12 @@ def _aggregated(batch: Batch, node: Aggregated) -> str:
     if isinstance(window, Window):
         kind = node.columns["window_start"]
         start = window.last_start_sql()
+        on_time = "true" if node.late == "update" else f"coalesce(_wm < _w + {window.size}, true)"
         relation = (
             f"(SELECT * EXCLUDE (_w), make_timestamp(_w)::{kind} AS _start,"
             f" make_timestamp(_w + {window.size})::{kind} AS _end FROM"
             f" (SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
-            f" WHERE _w + {window.size} > _time AND coalesce(_wm < _w + {window.size}, true))"
+            f" WHERE _w + {window.size} > _time AND {on_time})"
         )
     if isinstance(window, Session):
         relation = _sessions(batch, node, window)

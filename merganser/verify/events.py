@@ -8,7 +8,7 @@ from typing import Any
 
 import duckdb
 
-from merganser.clock import MIN_TIME
+from merganser.clock import MIN_TIME, TIME_UNITS
 from merganser.errors import UsageError
 from merganser.plan import Materialize, Source
 from merganser.sql import literal, quote
@@ -56,7 +56,7 @@ def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any
 def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:
     columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
     con.execute(f"CREATE OR REPLACE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
-    codec = source.connector.codec(source.schema, source.time)
+    codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
     positions = store.rows(
         "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
     )
@@ -85,6 +85,8 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
         at[chunk.partition] = chunk.end
     reader.close()
     moment = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
+    if source.time is not None and source.time_unit is not None:
+        moment = f"round({quote(source.time)} * {TIME_UNITS[source.time_unit]})::BIGINT"
     mark = "NULL::BIGINT"
     if source.time is not None and source.lateness is not None:
         floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor, _ in positions if floor is not None)

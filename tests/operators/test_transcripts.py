@@ -40,6 +40,13 @@ TUMBLING: list[Case] = [
     ("late rows do not move the watermark", "a30 a1 a9 a21", "a[20,30)=1 a[30,40)=1", "a1 a9"),
 ]
 
+CORRECTED: list[Case] = [
+    ("a closed window takes a late row", "a0 a20 a9", "a[0,10)=2! a[20,30)=1", ""),
+    ("again and again", "a0 a20 a9 a40 a1 a2", "a[0,10)=4! a[20,30)=1! a[40,50)=1", ""),
+    ("a late row alone makes a window", "a40 a1", "a[0,10)=1! a[40,50)=1", ""),
+    ("other windows and keys stay", "a0 b0 a12 a40 b3 b4", "a[0,10)=1! a[10,20)=1! a[40,50)=1 b[0,10)=3!", ""),
+]
+
 HOPPING: list[Case] = [
     ("in both of its windows", "a7", "a[0,10)=1 a[5,15)=1", ""),
     ("late for the first, on time for the second", "a22 a7", "a[15,25)=1 a[20,30)=1 a[5,15)=1", ""),
@@ -129,8 +136,8 @@ def _streams(left: mg.sources.memory.Memory, right: mg.sources.memory.Memory) ->
     return flow, made[0], made[1]
 
 
-def _windowed(window: mg.Window | mg.Session) -> Callable[[mg.Stream, mg.Stream], mg.Stream]:
-    return lambda left, right: left.window(window, by="key").aggregate(n="count(*)")
+def _windowed(window: mg.Window | mg.Session, late: str = "keep") -> Callable[[mg.Stream, mg.Stream], mg.Stream]:
+    return lambda left, right: left.window(window, by="key", late=late).aggregate(n="count(*)")
 
 
 WINDOWS = (
@@ -140,6 +147,7 @@ WINDOWS = (
 MET = "key || (epoch(\"at\") - {zero})::BIGINT || '{sign}' || coalesce(key || (epoch(at_right) - {zero})::BIGINT, '')"
 VERBS: dict[str, tuple[list[Case], Callable[[mg.Stream, mg.Stream], mg.Stream], str]] = {
     "tumbling 10 s": (TUMBLING, _windowed(mg.tumbling("10 seconds")), WINDOWS),
+    "corrected": (CORRECTED, _windowed(mg.tumbling("10 seconds"), "update"), WINDOWS),
     "hopping 10 s every 5 s": (HOPPING, _windowed(mg.hopping("10 seconds", every="5 seconds")), WINDOWS),
     "session 5 s": (SESSIONS, _windowed(mg.session("5 seconds")), WINDOWS),
     "order": (ORDER, lambda left, right: left.order(by="key"), "seq || ':' || key || (epoch(\"at\") - {zero})::BIGINT"),
