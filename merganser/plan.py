@@ -198,6 +198,8 @@ class _Reshapes(Node):
     @property
     def hidden(self) -> tuple[str, ...]:
         assert self.input is not None
+        if not self.input.events:  # ids are asked for by deduplicate alone, which stands before
+            return ()
         lost = tuple(h for h, role in ((ID, "id"), (KEY, "key")) if _lost(self, h, self.input.declared(role)))
         return self.input.hidden + lost
 
@@ -331,13 +333,27 @@ class Latest(_Settles):
         return f"Latest[{of}, by {', '.join(self.by)}]"
 
 
+class _Releases(Node):
+    """A node that hands events on in an order of its own: with their columns, and nothing hidden but time and position."""
+
+    settles = True
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        return ()
+
+    def declared(self, role: str) -> str | None:
+        assert self.input is not None
+        column = self.input.declared(role)
+        return column if column in self.columns else None
+
+
 @dataclass(frozen=True)
-class Order(Node):
+class Order(_Releases):
     """Events of each key in the order of their event times, with a column ``seq`` from 1 on."""
 
     by: tuple[str, ...]
     late: str = "keep"
-    settles = True
 
     def line(self, of: str = "·", *others: str) -> str:
         late = f", late {self.late}" if self.late != "keep" else ""
@@ -374,14 +390,13 @@ class Join(_Settles):
 
 
 @dataclass(frozen=True)
-class AsOf(Node):
+class AsOf(_Releases):
     """Rows of a stream with the row of another one that was valid at their event time."""
 
     other: Node
     on: On
     taken: tuple[tuple[str, str], ...]
     late: str = "keep"
-    settles = True
 
     @property
     def inputs(self) -> tuple[Node, ...]:

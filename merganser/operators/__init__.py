@@ -22,7 +22,7 @@ import duckdb
 import pyarrow as pa
 
 from merganser.clock import MIN_TIME
-from merganser.plan import ID, KEY, Columns, Node
+from merganser.plan import Columns, Node
 from merganser.sql import literal, quote
 
 HIDDEN = ("_seq", "_time", "_wm")
@@ -161,16 +161,6 @@ def released(con: duckdb.DuckDBPyConnection, name: str, columns: Columns, sql: s
         return None
     con.register(name, table)
     return Rows(name, table, None, len(table), casts(columns))
-
-
-def columns_of(node: Node) -> Columns:
-    """The columns of the rows at a node with those that travel along hidden, but for time, position and partition."""
-    source = node.source
-    columns = dict(node.columns)
-    for hidden, role in ((ID, source.id), (KEY, source.key)):
-        if hidden in node.hidden and role is not None:
-            columns[hidden] = source.schema[role].type
-    return columns
 
 
 def casts(columns: Columns) -> str:

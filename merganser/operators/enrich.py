@@ -16,7 +16,7 @@ import duckdb
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, Table, columns_of, keep_late, released
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, Table, keep_late, released
 from merganser.plan import AsOf, Enriched
 from merganser.sql import quote
 
@@ -41,7 +41,7 @@ class AsOfStep:
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         for table, node in zip(self.tables, self.node.inputs):
-            columns = ", ".join(f"{quote(name)} {kind}" for name, kind in columns_of(node).items())
+            columns = ", ".join(f"{quote(name)} {kind}" for name, kind in node.columns.items())
             con.execute(f"CREATE TABLE {table} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT)")
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
@@ -60,7 +60,7 @@ class AsOfStep:
             if mine:
                 ready += f" UNION ALL SELECT * FROM ({mine}) WHERE _time < {closing}"
             con.execute(f"CREATE OR REPLACE TEMP TABLE _ready AS {ready}")
-            out = released(con, self.name, columns_of(self.node), self._matched())
+            out = released(con, self.name, self.node.columns, self._matched())
             con.execute(f"DROP TABLE _ready; DELETE FROM {self.held} WHERE _time < {closing}")
         if mine:
             con.execute(f"INSERT INTO {self.held} SELECT * FROM ({mine}) WHERE _time >= {closing}")
@@ -75,7 +75,7 @@ class AsOfStep:
         node, late = self.node.inputs[side], 0
         if node.events:
             late = keep_late(con, node, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
-        names = ", ".join(quote(name) for name in columns_of(node))
+        names = ", ".join(quote(name) for name in node.columns)
         sql = f"SELECT {names}, {PART}::VARCHAR AS _part, _seq, _time FROM {rows.relation} WHERE _time >= _wm"
         return Outcome(applied=rows.count - late, late=late), sql
 
@@ -85,7 +85,7 @@ class AsOfStep:
         equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in self.node.on)
         asked = f"SELECT r.* FROM {self.versions} r SEMI JOIN _ready l ON {equal}"
         versions = f"(SELECT DISTINCT ON ({keys}, _time) * FROM ({asked}) ORDER BY {self._newest()})"
-        items = [f"l.{quote(name)}" for name in columns_of(self.node.inputs[0])]
+        items = [f"l.{quote(name)}" for name in self.node.inputs[0].columns]
         items += [f"r.{quote(column)} AS {quote(name)}" for name, column in self.node.taken]
         return (
             f"SELECT {', '.join(items)}, l._part, l._seq, l._time, {MIN_TIME}::BIGINT AS _wm"

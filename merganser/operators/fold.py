@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 
 import duckdb
@@ -26,6 +26,8 @@ from merganser.sql import literal, quote
 from merganser.states import arrow
 
 Key = tuple[Any, ...]
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 REASON = "not folded"
 """The reason of dead letters that park a key."""
@@ -185,8 +187,8 @@ class FoldStep:
 def values(column: pa.ChunkedArray) -> list[Any]:
     """A column as Python values, by way of numpy where that is quicker; event times with their zone, UTC."""
     if pa.types.is_timestamp(column.type):
-        moments = column.cast(pa.timestamp("us"), safe=False).to_numpy().tolist()
-        return [moment and moment.replace(tzinfo=UTC) for moment in moments]
+        since = column.cast(pa.timestamp("us"), safe=False).to_numpy().astype("datetime64[us]").astype("timedelta64[us]").tolist()
+        return [None if span is None else EPOCH + span for span in since]
     if column.null_count == 0 and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
         return column.to_numpy().tolist()  # type: ignore[no-any-return] # pyarrow ships no types
     if pa.types.is_string(column.type):

@@ -13,7 +13,7 @@ import duckdb
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, columns_of, keep_late, released
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, keep_late, released
 from merganser.plan import Order
 from merganser.sql import quote
 
@@ -27,7 +27,7 @@ class OrderStep:
         self.name = f"_{table}"
         self.held = f"{STATE}.{quote(table + '_held')}"
         self.counted = f"{STATE}.{quote(table + '_counted')}"
-        self.columns = columns_of(node.input)
+        self.columns = node.input.columns
         self.keys = [quote(name) for name in node.by]
 
     @property

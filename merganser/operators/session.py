@@ -18,7 +18,7 @@ from merganser.aggregates import Call
 from merganser.clock import MIN_TIME
 from merganser.operators import Epoch, Outcome, Rows, keep_late
 from merganser.operators.aggregate import AggregateStep, same
-from merganser.sql import quote
+from merganser.sql import binder, quote
 from merganser.windows import Session
 
 
@@ -53,7 +53,9 @@ class SessionStep(AggregateStep):
         by = [quote(name) for name in self.node.by]
         of_key = f"PARTITION BY {', '.join(by)} " if by else ""
         near = f"lag(_time) OVER ({of_key}ORDER BY _time) > _time - {self.gap}"
-        begun = f"(SELECT *, CASE WHEN {near} THEN NULL ELSE _time END AS _begin FROM {rows.relation} WHERE _time >= _wm)"
+        items = ", ".join([*self._needed(), "_time"])
+        begin = f"CASE WHEN {near} THEN NULL ELSE _time END AS _begin"
+        begun = f"(SELECT {items}, {begin} FROM {rows.relation} WHERE _time >= _wm)"
         # The newest begin up to a row, and up to others of its time, is where its session begins.
         con.execute(
             f"CREATE OR REPLACE TEMP TABLE _rows AS SELECT * EXCLUDE (_begin), max(_begin) OVER ({of_key}ORDER BY _time"
@@ -82,6 +84,11 @@ class SessionStep(AggregateStep):
         con.execute(f"DELETE FROM {self.open} WHERE rowid IN (SELECT _old FROM _parts WHERE _old >= 0)")
         con.execute(f"INSERT INTO {self.open} FROM _merged")
         con.execute("DROP TABLE _rows; DROP TABLE _parts; DROP TABLE _merging; DROP TABLE _merged")
+
+    def _needed(self) -> list[str]:
+        """The columns that groups and aggregates are made of; no others are copied."""
+        used = {name for call in (*self.states, *self.values) for name in binder().columns_of(call.sql, self.input.columns)}
+        return [quote(name) for name in self.input.columns if name in used | set(self.node.by)]
 
     def _merge_values(self, con: duckdb.DuckDBPyConnection, call: Call, table: str) -> None:
         """Bring the values of merged sessions together under the start of the session that they now belong to."""

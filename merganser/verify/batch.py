@@ -192,10 +192,11 @@ def _final(batch: Batch, node: Final) -> str:
 
 def _order(batch: Batch, node: Order) -> str:
     assert node.input is not None
-    keys = ", ".join(quote(c) for c in node.by)
+    keys, columns = ", ".join(quote(c) for c in node.by), ", ".join(quote(c) for c in node.input.columns)
     ties = "".join(f", {quote(c)}" for c in node.input.columns) if node.input.ambiguous else ""
     return (
-        f"SELECT * REPLACE (NULL::BIGINT AS _wm), row_number() OVER (PARTITION BY {keys} ORDER BY _time, _part, _seq{ties}) AS seq"
+        f"SELECT {columns}, _part, _seq, _time, NULL::BIGINT AS _wm,"
+        f" row_number() OVER (PARTITION BY {keys} ORDER BY _time, _part, _seq{ties}) AS seq"
         f" FROM {_on_time(batch, node.input)} WHERE _time < {batch.closing(node)}"
     )
 
@@ -232,9 +233,8 @@ def _as_of(batch: Batch, node: AsOf) -> str:
     theirs = "".join(f", r.{quote(column)} AS {quote(name)}" for name, column in node.taken)
     ties = "".join(f", r.{quote(c)}" for c in node.other.columns) if node.other.ambiguous else ""
     names = ", ".join(quote(name) for name in node.columns)
-    hidden = "".join(f", {name}" for name in (ID, KEY) if name in node.hidden)
     return (
-        f"SELECT {names}{hidden}, _part, _seq, _time, NULL::BIGINT AS _wm FROM (SELECT DISTINCT ON (l._row) l.*{theirs}"
+        f"SELECT {names}, _part, _seq, _time, NULL::BIGINT AS _wm FROM (SELECT DISTINCT ON (l._row) l.*{theirs}"
         f" FROM {left} l LEFT JOIN {right} r ON {equal} AND r._time <= l._time"
         f" ORDER BY l._row, r._time DESC, r._part DESC, r._seq DESC{ties}) WHERE _time < {batch.closing(node.other)}"
     )
