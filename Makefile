@@ -1,6 +1,6 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench soak crash clean
+.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka clean
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
@@ -10,7 +10,7 @@ N ?= 1000
 MINUTES ?= 5
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
 
 .venv/.installed: pyproject.toml uv.lock
 	@test -n "$(PYTHON)" || { echo "merganser needs Python 3.11 or 3.12, and found neither on the PATH"; exit 2; }
@@ -34,6 +34,9 @@ demo: .venv/.installed  ## run three flows over the flights of January 2013, and
 	@echo "  $(BIN)/merganser plan flows/carriers.py"
 	@echo "  $(BIN)/merganser new shop"
 
+demo-kafka: .venv/.installed  ## the same from a Kafka topic: starts a broker (needs java and mvn), and compares the views
+	@$(BIN)/python -m tests.kafka.demo
+
 test: .venv/.installed  ## run every test
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
@@ -47,9 +50,15 @@ bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 9
 soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
+bench-kafka: .venv/.installed  ## measure flows from Kafka against a loop that only consumes (needs java and mvn)
+	$(BIN)/python benchmarks/kafka.py
+
 crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)
 	$(BIN)/python -m tests.crash.run $(N)
 
+crash-kafka: .venv/.installed  ## kill a flow from Kafka to Kafka 200 times (make crash-kafka N=200), and the broker 10 times
+	$(BIN)/python -m tests.crash.run_kafka $(if $(filter command line,$(origin N)),$(N),200)
+
 clean:  ## remove what was installed and made
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/data dist demo.duckdb demo.duckdb.wal
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/data dist demo.duckdb demo.duckdb.wal demo-kafka.duckdb demo-kafka.duckdb.wal
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

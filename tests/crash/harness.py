@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import duckdb
 
@@ -48,14 +50,18 @@ def _work(job: Job) -> None:
 
 def attempt(job: Job, kill_after: float | None = None) -> int:
     """Run a job in a child; kill it after some seconds if it still runs. Returns its exit code, -9 if it was killed."""
-    child = _context.Process(target=_work, args=(job,))
-    child.start()
-    child.join(kill_after)
-    if child.is_alive():
-        child.kill()
-        child.join()
-    assert child.exitcode is not None
-    return child.exitcode
+    return child(_work, job, kill_after)
+
+
+def child(work: Callable[[Any], None], job: Any, kill_after: float | None = None) -> int:
+    process = _context.Process(target=work, args=(job,))
+    process.start()
+    process.join(kill_after)
+    if process.is_alive():
+        process.kill()
+        process.join()
+    assert process.exitcode is not None
+    return process.exitcode
 
 
 def sent_to(store: str) -> Path:
