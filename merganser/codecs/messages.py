@@ -90,7 +90,8 @@ class MessageCodec:
     ) -> None:
         self._schema, self._columns, self._time = schema, columns, time
         taken = {name for name, _ in columns}
-        self._payload = payload(replace(schema, columns=tuple(c for c in schema.columns if c.name not in taken)))
+        rest = tuple(c for c in schema.columns if c.name not in taken)
+        self._payload = payload(replace(schema, columns=rest)) if rest else None  # values that nobody asks for stay as they are
         self._arrow = schema.arrow_schema()
         self._con = scratch()
 
@@ -125,6 +126,8 @@ class MessageCodec:
         return [(messages.place(chunk, i, seq), messages[i]) for i, seq in zip(rows, seqs)]
 
     def _decode_payloads(self, chunk: Chunk, messages: Messages) -> tuple[pa.Table, list[Reject]]:
+        if self._payload is None:
+            return pa.table({SEQ: pa.array(messages.offsets)}), []
         if not messages.values.null_count:
             decoded = self._payload.decode(chunk)
             return decoded.table, list(decoded.rejects)

@@ -154,6 +154,7 @@ class KafkaReader:
             gaps.append([latest, needed, why])
             return Reading(*key, topic_id, latest, latest, base + max(needed, offset) - latest, None, gaps)
         start = max(offset, earliest)
+        first = max(first, start) if "needed" in position else first  # a new view begins with what there is
         return Reading(*key, topic_id, first, start, base, None, gaps)
 
     def _lost(self, key: tuple[str, int], begin: int, end: int | None, why: str) -> None:
@@ -198,21 +199,21 @@ class KafkaReader:
         if not taken:
             return []
         messages = self._arrays(taken)
-        keys: list[Any] = []
-        if len(self._readings) > 1:
-            keys = list(zip(map(Message.topic, taken), map(Message.partition, taken)))
-        numbers = {key: i for i, key in enumerate(dict.fromkeys(keys))} or {next(iter(self._readings)): 0}
-        if len(numbers) == 1:
-            [key] = numbers
-            return [(self._readings[key], messages)] if not self._readings[key].over else []
-        which = np.fromiter(map(numbers.__getitem__, keys), np.int32, len(keys))
+        which = np.fromiter(map(Message.partition, taken), np.int64, len(taken))
+        topics: dict[str | None, int] = {}
+        for topic, _ in self._readings:
+            topics.setdefault(topic, len(topics) << 32)
+        if len(topics) > 1:
+            which += np.fromiter(map(topics.__getitem__, map(Message.topic, taken)), np.int64, len(taken))
         order = np.argsort(which, kind="stable")
-        bounds = np.searchsorted(which[order], np.arange(len(numbers) + 1))
-        return [
-            (self._readings[key], messages.take(order[bounds[i] : bounds[i + 1]]))
-            for key, i in numbers.items()
-            if not self._readings[key].over
-        ]
+        starts = np.flatnonzero(np.diff(which[order], prepend=-1))
+        found = []
+        for rows in np.split(order, starts[1:]):
+            first = taken[int(rows[0])]
+            reading = self._readings[str(first.topic()), int(first.partition() or 0)]
+            if not reading.over:
+                found.append((reading, messages if len(rows) == len(taken) else messages.take(rows)))
+        return found
 
     def _arrays(self, taken: Sequence[Message]) -> Messages:
         count = len(taken)
