@@ -87,7 +87,7 @@ class Broker:
     def certificate(self) -> Path:
         return self.folder / "broker.pem"
 
-    def start(self, timeout: float = 60.0) -> None:
+    def start(self, timeout: float = 150.0) -> None:
         """Start and wait until it answers."""
         properties = self.folder / "server.properties"
         java = ["java", f"-Xmx{self.heap}", f"-Xms{self.heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars()}/*"]
@@ -166,6 +166,7 @@ class Broker:
             "log.cleaner.dedupe.buffer.size": str(8 << 20),
             "log.cleaner.backoff.ms": "200",
             "log.initial.task.delay.ms": "500",
+            "log.retention.ms": "-1",  # events of tests are old
         }
         if self.secure:
             lines |= {

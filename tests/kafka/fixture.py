@@ -21,7 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from tests.kafka.broker import NoBrokerError, jars
 
-START = 90.0
+START = 180.0
 """Seconds that a broker may take to start on a busy machine, fetching its jars included."""
 
 
