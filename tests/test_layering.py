@@ -8,8 +8,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
     "errors", "secrets", "faults", "clock", "scratch", "schema", "sql", "aggregate_rules", "aggregates", "codecs", "brokers",
-    "sources", "sinks", "windows", "states", "reference", "plan", "store", "operators", "temporal", "flow", "display", "verify",
-    "engine", "cli",
+    "sources", "sinks", "windows", "states", "reference", "plan", "store", "operators", "temporal", "flow", "lag", "display",
+    "verify", "engine", "cli",
 )  # fmt: skip
 
 

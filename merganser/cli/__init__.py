@@ -43,7 +43,7 @@ def main() -> None:
 
 
 for _command in (
-    running.run, running.rebuild, inspect.plan, inspect.query, inspect.status, inspect.dead_letters, inspect.verify, new.new,
-    schemas.schema,
+    running.run, running.rebuild, running.replay, inspect.plan, inspect.query, inspect.status, inspect.dead_letters,
+    inspect.verify, new.new, schemas.schema,
 ):  # fmt: skip
     main.add_command(_command)

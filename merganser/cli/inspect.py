@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 
 import click
@@ -16,6 +17,7 @@ from merganser.cli.load import load, store_option
 from merganser.clock import show_time
 from merganser.display import console, plan_mermaid, plan_text, simple, size, table
 from merganser.errors import UsageError
+from merganser.lag import lags
 from merganser.store import Store
 
 
@@ -61,11 +63,16 @@ def query(sql: str, store: str, kind: str) -> None:
             click.echo(line)
 
 
+UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+
+
 @click.command()
 @store_option
-def status(store: str) -> None:
-    """What the store holds: views, positions, watermarks, the books, dead letters and late rows."""
+@click.option("--flow", "files", multiple=True, metavar="FLOW.py", help="Ask the brokers of this flow where its topics end now.")
+def status(store: str, files: tuple[str, ...]) -> None:
+    """What the store holds: views, positions, watermarks, lag, the books, sinks, dead letters and late rows."""
     out = console()
+    flows = load(files)
     with Store(store, read_only=True) as s:
         versions = dict(s.rows("SELECT key, value FROM merganser.meta"))
         out.print(
@@ -85,10 +92,19 @@ def status(store: str) -> None:
             " LEFT JOIN merganser_state.watermarks w USING (cohort, source) ORDER BY ALL LIMIT 200"
         )
         out.print(simple(
-            ["source", "partition", "cohort", "records", "newest event", "final up to", "file"],
+            ["source", "partition", "cohort", "position", "newest event", "final up to", "file"],
             [(a, b, c, n, show_time(t), show_time(w), f or "-") for a, b, c, n, t, w, f in positions],
             title="\npositions",
         ))  # fmt: skip
+        found = lags(s, flows)
+        if found:
+            when = "ends asked for now" if flows else "ends as of the last commit; --flow FLOW.py asks for them now"
+            heads = ["source", "partition", "position", "end", "lag", "behind the clock", "last commit"]
+            behind = [
+                (x.source, x.partition, x.position, x.end, x.messages, _behind(x.newest), str(x.committed or "-")[:19])
+                for x in found[:200]
+            ]
+            out.print(simple(heads, behind, title=f"\nlag in messages ({when})"))
         books = s.rows(
             "SELECT view, source, sum(read)::BIGINT, sum(applied)::BIGINT, sum(filtered)::BIGINT, sum(late)::BIGINT,"
             " sum(duplicate)::BIGINT, sum(dead)::BIGINT FROM merganser.commits GROUP BY ALL ORDER BY ALL"
@@ -108,6 +124,14 @@ def status(store: str) -> None:
         late = s.rows("SELECT view, source, count(*), max(watermark - event_time)::VARCHAR FROM merganser.late GROUP BY ALL")
         if late:
             out.print(simple(["view", "source", "rows", "latest by"], late, title="\nlate rows"))
+
+
+def _behind(newest: int | None) -> str:
+    """How far the newest event is behind the clock, in its largest unit."""
+    if newest is None:
+        return "-"
+    seconds = max(0, time.time_ns() // 1000 - newest) // 1_000_000
+    return next(f"{seconds // size:,} {unit}" for unit, size in UNITS if seconds >= size or size == 1)
 
 
 def _rows_of(store: Store, view: str) -> int:

@@ -77,6 +77,28 @@ def rebuild(views: tuple[str, ...], files: tuple[str, ...], store: str, workers:
     _summary(flows, store, report, files)
 
 
+@click.command()
+@click.argument("views", metavar="VIEW...", nargs=-1, required=True)
+@click.option("--from", "begin", required=True, metavar="TIME|OFFSET", help="Where in the log: 2026-01-31T12:00:00, or an offset.")
+@click.option("--flow", "files", multiple=True, required=True, metavar="FLOW.py", help="The file of the view's flow.")
+@store_option
+@workers_option
+def replay(views: tuple[str, ...], begin: str, files: tuple[str, ...], store: str, workers: int) -> None:
+    """Build views anew from a time or an offset of their Kafka topics on, beside the live ones, and swap them.
+
+    What the log had before that is not in them afterwards. The live ones can be queried until the swap, which is one
+    transaction. A replay that was interrupted goes on when it is called again.
+    """
+    flows = load(files)
+    watch = _Watch("replaying")
+    with watch.shown():
+        report = engine.rebuild(flows, views, store, workers=workers, progress=watch.begin, begin=begin)
+    if report.stopped:
+        click.echo("stopped before the end: the live views are as they were; call it again to go on", err=True)
+        sys.exit(1)
+    _summary(flows, store, report, files)
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         p: Progressed = task.fields["progressed"]

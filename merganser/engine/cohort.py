@@ -188,5 +188,5 @@ class Cohort:
             if source.time is not None and len(p.times):
                 newest = int(p.times.max())
                 at.max_time = newest if at.max_time is None else max(at.max_time, newest)
-            at.seq, at.position = p.end, p.position
+            at.seq, at.position = p.end, source.connector.moved(at.position, p.position)
         return fresh

@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -93,14 +93,16 @@ def rebuild(
     stop: threading.Event | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     epoch_bytes: int = EPOCH_BYTES,
+    begin: str | None = None,
 ) -> Report:
     """Build views anew from the start of their sources, beside the old ones, and swap them in one transaction.
 
-    The old views can be queried until the swap. A rebuild that was interrupted goes on where it stopped.
+    The old views can be queried until the swap. A rebuild that was interrupted goes on where it stopped. ``begin``: replay
+    the logs from a time or an offset on instead; only from logs that know these (Kafka).
     """
     with Store(store) as opened:
         cohorts, building = changes.open_rebuild(opened, flows, views)
-        job = _Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event())
+        job = _Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
         report = job.run(progress, (), building=building)
         if not report.stopped:
             faults.point("rebuild.before")
@@ -125,10 +127,14 @@ class _Job:
         epoch_bytes: int,
         stop: threading.Event,
         accept_gap: bool = False,
+        begin: str | None = None,
     ) -> None:
         self.store, self.cohorts, self.workers = store, cohorts, workers
         self.epoch, self.epoch_bytes = epoch, epoch_bytes
         self.sources: list[Source] = list({s.name: s for c in cohorts for s in c.sources}.values())
+        self.replays = begin is not None
+        if begin is not None:
+            self.sources = [replace(source, connector=source.connector.replayed(begin)) for source in self.sources]
         self.progressed = Progressed()
         self.stop = stop
         self.failure: BaseException | None = None
@@ -269,7 +275,7 @@ class _Job:
         A view that is new begins where the source once began.
         """
         found = behind(self.cohorts, source, partition)
-        if found is None:
+        if found is None and not self.replays:
             connector = next(s.connector for s in self.sources if s.name == source)
             begun = any(name == source for name, _ in self._origins)
             late = (source, partition) not in (self._origins if begun else self._there)

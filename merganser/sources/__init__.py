@@ -77,6 +77,17 @@ class Connector(Protocol):
         """
         ...
 
+    def moved(self, old: Position | None, new: Position) -> Position:
+        """The position of a view that was at ``old``, when a chunk has led it to ``new``: it keeps where it once began."""
+        ...
+
+    def replayed(self, begin: str) -> Connector:
+        """The same, beginning at ``begin`` (a time, or an offset in all partitions) where a position is None.
+
+        Raises UsageError if there is no such place.
+        """
+        ...
+
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
         """A new codec for what this connector reads; ``time``: the column of the event time."""
         ...

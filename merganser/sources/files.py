@@ -143,6 +143,12 @@ class Files:
     def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
         return None
 
+    def moved(self, old: Position | None, new: Position) -> Position:
+        return new
+
+    def replayed(self, begin: str) -> Files:
+        raise UsageError(f"a replay from {begin} needs a log that knows times and offsets, as Kafka does; use rebuild for files")
+
     def metadata(self, schema: Schema) -> dict[str, str]:
         return {}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -23,6 +23,9 @@ from merganser.sources import Position, Reader
 
 FORMATS: dict[str, Callable[[Schema], Codec]] = {"json": JsonCodec}
 """What a message's value may be, and the codec of it."""
+
+EACH = "*"
+"""Stands for every partition in ``start``: there the offset may be beyond what a partition has."""
 
 Start = str | tuple[tuple[str, int], ...]
 
@@ -140,11 +143,26 @@ class Kafka:
         begin = first["from"]
         return {"offset": begin, "from": begin, "needed": needed, "base": first["base"], "topic_id": first["topic_id"]}
 
+    def moved(self, old: Position | None, new: Position) -> Position:
+        return {**new, "from": old["from"]} if old and old["base"] == new["base"] else new
+
+    def replayed(self, begin: str) -> Kafka:
+        try:
+            return replace(self, start=((EACH, int(begin)),) if begin.isdecimal() else _start(begin))
+        except FlowError:
+            raise UsageError(f"--from {begin}: expected an offset, or a time such as 2026-01-31T12:00:00") from None
+
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
         return MessageCodec(schema, self.columns, time, FORMATS[self.format])
 
     def total_bytes(self) -> int | None:
         return None
+
+    def ends(self) -> dict[str, int]:
+        """The offset behind the last committed message of each partition, now."""
+        split = {name: (name.rsplit("/", 1)[0], int(name.rsplit("/", 1)[1])) for name in self.partitions()}
+        found = cluster(self.brokers).offsets(split.values(), "latest")
+        return {name: found[key] for name, key in split.items()}
 
     def begin(self, partitions: Sequence[tuple[str, int]]) -> dict[tuple[str, int], int]:
         """The offset at which a first run begins in each partition."""
@@ -160,6 +178,8 @@ class Kafka:
             found = asked.offsets(partitions, moment)
             return {p: offset if offset >= 0 else latest[p] for p, offset in found.items()}
         given = dict(self.start)
+        if EACH in given:
+            return {p: min(max(given[EACH], earliest[p]), latest[p]) for p in partitions}
         begin = {(t, n): given.get(f"{t}/{n}", given.get(str(n), earliest[t, n])) for t, n in partitions}
         for (topic, number), offset in begin.items():
             low, high = earliest[topic, number], latest[topic, number]

@@ -16,6 +16,8 @@ from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.admin import NewPartitions
 
 import merganser as mg
+from merganser.lag import lags
+from merganser.store import Store
 from merganser.verify import verify
 from tests.flows import balanced, rows
 from tests.kafka.fixture import Kafka
@@ -213,6 +215,37 @@ def test_a_view_that_is_added_later_begins_where_the_source_did(kafka: Kafka, tm
     assert (ids(store), rows(store, "SELECT id FROM odd ORDER BY id")) == ([1, 2, 3], [(1,), (3,)])
 
 
+@pytest.mark.parametrize(("begin", "expected"), [("2026-01-01T00:00:00.002", [2, 3]), ("1", [1, 3]), ("9", [])])
+def test_a_replay_from_a_time_or_an_offset(begin: str, expected: list[int], kafka: Kafka, tmp_path: Path) -> None:
+    topic, store = kafka.topic(2), tmp_path / "s.duckdb"
+    for n, partition in enumerate((0, 0, 1, 1)):
+        kafka.send(topic, {"id": n}, partition=partition, timestamp=1_767_225_600_000 + n)
+    flow = make(kafka, topic)
+    flow.read(flow.sources[0]).materialize("other")
+    mg.run([flow], store)
+    mg.rebuild([flow], ["v"], store, begin=begin)
+    assert ids(store) == expected
+    kafka.send(topic, {"id": 4})
+    mg.run([flow], store)
+    assert ids(store) == [*expected, 4]
+    assert rows(store, "SELECT count(*) FROM other") == [(5,)]
+    assert all(found.ok for found in verify([flow], store))
+
+
+def test_the_lag_of_a_flow(kafka: Kafka, tmp_path: Path) -> None:
+    topic, store = kafka.topic(2), tmp_path / "s.duckdb"
+    flow = make(kafka, topic, schema={"id": "BIGINT", "at": "TIMESTAMP"}, time="at")
+    kafka.send(topic, {"id": 1, "at": "2026-01-01"}, {"id": 2, "at": "2026-01-02"})
+    mg.run([flow], store)
+    kafka.send(topic, {"id": 3, "at": "2026-01-03"}, partition=1)
+    with Store(store, read_only=True) as opened:
+        known, now = lags(opened), lags(opened, [flow])
+    day = 86_400_000_000
+    assert [(x.partition, x.position, x.end, x.messages) for x in known] == [(f"{topic}/0", 2, 2, 0), (f"{topic}/1", 0, 0, 0)]
+    assert [(x.end, x.messages, x.newest) for x in now] == [(2, 0, 1_767_225_600_000_000 + day), (1, 1, None)]
+    assert all(x.committed is not None for x in known)
+
+
 def test_records_that_retention_took_stop_the_flow_until_that_is_accepted(kafka: Kafka, tmp_path: Path) -> None:
     topic, store = kafka.topic(), tmp_path / "s.duckdb"
     flow = make(kafka, topic)
@@ -299,28 +332,36 @@ def test_an_event_time_far_past_the_records_timestamp_is_a_dead_letter(kafka: Ka
     assert reason == "event time ahead" and "past the record's timestamp" in detail
 
 
-def test_what_cannot_be_reached(kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unknown_topic(kafka: Kafka, tmp_path: Path) -> None:
     topic = kafka.topic(name=f"orders-{kafka.topic()}")
     with pytest.raises(mg.UsageError, match=f"there is no topic '{topic}s' at .*, did you mean '{topic}'"):
         mg.run([make(kafka, f"{topic}s")], tmp_path / "a.duckdb")
-    monkeypatch.setattr("merganser.brokers.TIMEOUT", 1.0)
-    monkeypatch.setattr("merganser.brokers.Cluster.topics.__defaults__", (1.0,))
-    for address, settings, message in (
-        ("127.0.0.1:1", {}, "127.0.0.1:1 cannot be reached"),
-        ("no-such-host.invalid:9092", {}, "no-such-host.invalid:9092 (cannot be reached|has no known address)"),
-        (kafka.sasl, {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x", "sasl.password": "y"},
-         "refused the login"),
-        (kafka.plain, {"security.protocol": "SSL"}, "PLAINTEXT broker listener.*security.protocol"),
-        (kafka.tls, {"security.protocol": "SSL"}, "do not agree on TLS"),
-        (kafka.tls, {}, "security.protocol"),
-    ):  # fmt: skip
-        if address is None:
-            continue  # a broker that is not our own
-        flow = mg.Flow("f")
-        flow.read(mg.source("events", mg.kafka(topic, brokers=address, settings=settings), schema=SCHEMA)).materialize("v")
-        with pytest.raises(mg.SourceError, match=message) as found:
-            mg.run([flow], tmp_path / "a.duckdb")
-        assert "\n" not in str(found.value)
+
+
+WRONG_LOGIN = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x", "sasl.password": "y"}
+
+
+@pytest.mark.parametrize(("address", "settings", "message", "patience"), [
+    ("127.0.0.1:1", {}, "127.0.0.1:1 cannot be reached", 1.0),
+    ("no-such-host.invalid:9092", {}, "no-such-host.invalid:9092 (cannot be reached|has no known address)", 1.0),
+    ("sasl", WRONG_LOGIN, "refused the login", 3.0),
+    ("plain", {"security.protocol": "SSL"}, "PLAINTEXT broker listener.*security.protocol", 3.0),
+    ("tls", {"security.protocol": "SSL"}, "do not agree on TLS", 3.0),
+    ("tls", {}, "security.protocol", 3.0),
+])  # fmt: skip
+def test_what_cannot_be_reached(
+    address: str, settings: Any, message: str, patience: float, kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("merganser.brokers.TIMEOUT", patience)
+    monkeypatch.setattr("merganser.brokers.Cluster.topics.__defaults__", (patience,))
+    brokers = getattr(kafka, address, address)
+    if brokers is None:
+        pytest.skip("a broker that is not our own")
+    flow = mg.Flow("f")
+    flow.read(mg.source("events", mg.kafka("orders", brokers=brokers, settings=settings), schema=SCHEMA)).materialize("v")
+    with pytest.raises(mg.SourceError, match=message) as found:
+        mg.run([flow], tmp_path / "a.duckdb")
+    assert "\n" not in str(found.value)
 
 
 def test_login_and_tls_with_secrets_that_are_nowhere(kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
