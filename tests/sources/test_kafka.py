@@ -345,7 +345,7 @@ WRONG_LOGIN = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN",
     ("127.0.0.1:1", {}, "127.0.0.1:1 cannot be reached", 1.0),
     ("no-such-host.invalid:9092", {}, "no-such-host.invalid:9092 (cannot be reached|has no known address)", 1.0),
     ("sasl", WRONG_LOGIN, "refused the login", 3.0),
-    ("plain", {"security.protocol": "SSL"}, "PLAINTEXT broker listener.*security.protocol", 3.0),
+    ("plain", {"security.protocol": "SSL"}, "SSL.*security.protocol right", 3.0),
     ("tls", {"security.protocol": "SSL"}, "do not agree on TLS", 3.0),
     ("tls", {}, "security.protocol", 3.0),
 ])  # fmt: skip
