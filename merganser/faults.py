@@ -37,6 +37,8 @@ POINTS = (
     "checkpoint.after",
     "rebuild.before",
     "rebuild.after",
+    "redrive.before",
+    "redrive.after",
 )
 
 _armed: str | None = None

@@ -21,6 +21,8 @@ import pyarrow as pa
 
 from merganser import faults
 from merganser.clock import MIN_TIME
+from merganser.codecs import Place
+from merganser.codecs.mending import Mended
 from merganser.errors import StoreError, UsageError
 from merganser.scratch import CONFIG
 from merganser.sql import literal
@@ -45,7 +47,9 @@ CREATE TABLE IF NOT EXISTS merganser.commits (
     read BIGINT, applied BIGINT, filtered BIGINT, late BIGINT, duplicate BIGINT, dead BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.dead_letters (
     source VARCHAR, cohort INTEGER, view VARCHAR, partition VARCHAR, seq BIGINT, file VARCHAR, byte BIGINT, line BIGINT,
-    reason VARCHAR, detail VARCHAR, raw BLOB, epoch BIGINT);
+    reason VARCHAR, detail VARCHAR, raw BLOB, epoch BIGINT, fixed BLOB, attempts INTEGER, status VARCHAR);
+CREATE TABLE IF NOT EXISTS merganser.mended (
+    source VARCHAR, partition VARCHAR, seq BIGINT, raw BLOB, file VARCHAR, byte BIGINT, line BIGINT, since INTEGER);
 CREATE TABLE IF NOT EXISTS merganser.late (
     cohort INTEGER, view VARCHAR, source VARCHAR, partition VARCHAR, seq BIGINT, event_time TIMESTAMP,
     watermark TIMESTAMP, row JSON, epoch BIGINT);
@@ -227,6 +231,23 @@ class Store:
     def identity(self) -> str:
         """What tells this store from all others, in places that outlive it; a copy of the file is the same store."""
         return str(self.value("SELECT value FROM merganser.meta WHERE key = 'id'"))
+
+    def mends(self, source: str, cohort: int | None = None) -> dict[tuple[str, int], Mended]:
+        """What stands for records that were bad, by partition and ordinal; as far as a cohort has read it, if one is given."""
+        found = self.rows(
+            "SELECT partition, seq, raw, file, byte, line FROM merganser.mended WHERE source = $1"
+            " AND since <= coalesce($2, since)",
+            [source, cohort],
+        )
+        return {(p, seq): Mended(bytes(raw), Place(file, byte, line)) for p, seq, raw, file, byte, line in found}
+
+    def mend(self, since: int, mended: Iterable[tuple[str, str, int, Mended]]) -> None:
+        """Note what stands for records from now on: in all cohorts from number ``since`` on."""
+        for source, partition, seq, m in mended:
+            key = [source, partition, seq]
+            self.con.execute("DELETE FROM merganser.mended WHERE source = ? AND partition = ? AND seq = ?", key)
+            values = [*key, m.raw, m.place.file, m.place.byte, m.place.line, since]
+            self.con.execute("INSERT INTO merganser.mended VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
 
     def next_epoch(self) -> int:
         return int(self.value("SELECT coalesce(max(epoch), 0) + 1 FROM merganser.commits"))

@@ -7,7 +7,7 @@ import sys
 import click
 
 from merganser import __version__
-from merganser.cli import inspect, new, running, schemas
+from merganser.cli import dead_letters, inspect, new, running, schemas
 from merganser.errors import MerganserError
 
 
@@ -43,7 +43,7 @@ def main() -> None:
 
 
 for _command in (
-    running.run, running.rebuild, running.replay, inspect.plan, inspect.query, inspect.status, inspect.dead_letters,
+    running.run, running.rebuild, running.replay, inspect.plan, inspect.query, inspect.status, dead_letters.dead_letters,
     inspect.verify, new.new, schemas.schema,
 ):  # fmt: skip
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""``plan``, ``query``, ``status``, ``dead-letters`` and ``verify``: commands that only look."""
+"""``plan``, ``query``, ``status`` and ``verify``: commands that only look."""
 
 from __future__ import annotations
 
@@ -136,39 +136,6 @@ def _behind(newest: int | None) -> str:
 
 def _rows_of(store: Store, view: str) -> int:
     return int(store.value(f'SELECT count(*) FROM "{view}"'))
-
-
-@click.group("dead-letters")
-def dead_letters() -> None:
-    """Records that could not be decoded or applied."""
-
-
-@dead_letters.command("list")
-@store_option
-@click.option("--source", help="Of this source only.")
-@click.option("--limit", default=50, show_default=True, type=click.IntRange(1), help="At most so many.")
-def list_(store: str, source: str | None, limit: int) -> None:
-    """List them: where they stand, why they were refused, their first bytes."""
-    with Store(store, read_only=True) as s:
-        where = "WHERE source = $1 OR $1 IS NULL"
-        total = s.value(f"SELECT count(*) FROM merganser.dead_letters {where}", [source])
-        rows = s.rows(
-            f"SELECT source, file, line, byte, reason, detail, raw FROM merganser.dead_letters {where}"
-            f" ORDER BY source, partition, seq LIMIT {limit}",
-            [source],
-        )
-    if not rows:
-        click.echo("no dead letters")
-        return
-    out = console()
-    for name, file, line, byte, reason, detail, raw in rows:
-        place = f"{file}:{line}" + (f", byte {byte:,}" if byte is not None else "")
-        out.print(Text.assemble((reason, "bold"), f"  {place}  (source {name})"))
-        out.print(Text(f"    {detail}"))
-        shown = bytes(raw)[:200].decode("utf-8", "backslashreplace")
-        out.print(Text(f"    {shown}{'…' if len(raw) > 200 else ''}", style="dim"), no_wrap=True, overflow="ellipsis")
-    if total > len(rows):
-        out.print(f"{len(rows):,} of {total:,}; --limit shows more")
 
 
 @click.command()

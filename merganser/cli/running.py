@@ -48,7 +48,7 @@ def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers:
     time; run it again and it goes on.
     """
     flows = load(files)
-    watch = _Watch("reading")
+    watch = Watch("reading")
     with watch.shown():
         report = engine.run(
             flows, store, follow=follow, epoch=epoch, workers=workers, progress=watch.begin, accept_gap=accept_gap
@@ -68,7 +68,7 @@ def rebuild(views: tuple[str, ...], files: tuple[str, ...], store: str, workers:
     that was interrupted goes on when it is called again.
     """
     flows = load(files)
-    watch = _Watch("rebuilding")
+    watch = Watch("rebuilding")
     with watch.shown():
         report = engine.rebuild(flows, views, store, workers=workers, progress=watch.begin)
     if report.stopped:
@@ -112,7 +112,7 @@ class _Rate(ProgressColumn):
         return Text(" · ".join(parts))
 
 
-class _Watch:
+class Watch:
     """Shows a run's progress: live in a terminal, as plain lines elsewhere."""
 
     def __init__(self, verb: str) -> None:

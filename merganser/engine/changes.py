@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from merganser.dead_letters import Letter
 from merganser.engine.cohort import Cohort
 from merganser.errors import FlowError, PlanChangedError, UsageError
 from merganser.flow import Flow
@@ -102,25 +103,91 @@ def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> t
     return cohorts, redeclared
 
 
+def open_redrive(store: Store, flows: Sequence[Flow], names: Sequence[str], digest: str) -> list[Cohort]:
+    """Cohorts that build views anew with mended records. ``digest``: of these; no rebuild goes on with such a cohort."""
+    _check_names(store, flows)
+    stored = stored_views(store)
+    known = {s.name: s for s in stored if s.status != BUILDING}
+    changed = [v for f in flows for v in f.materialized if v.name in names and not _unchanged(known[v.name], v)]
+    if changed:
+        raise PlanChangedError(_difference(store, known, changed), where=changed[0].where)
+    cohorts = []
+    with store.transaction():
+        for s in stored:
+            if s.status == BUILDING and s.name in names and s.cohort is not None:
+                _forget(store, s.cohort, [s.name])
+        for flow in flows:
+            views = [v for v in flow.materialized if v.name in names]
+            if views:
+                cohorts.append(_created(store, flow.name, views, BUILDING))
+                for view in views:
+                    text = json.dumps([*signature(view), f"mended {digest}"])
+                    store.con.execute(
+                        "UPDATE merganser.views SET signature = ? WHERE view = ? AND status = ?", [text, view.name, BUILDING]
+                    )
+    return cohorts
+
+
+def finish_redrive(store: Store, cohorts: Sequence[Cohort], sources: Sequence[str], letters: Sequence[Letter]) -> None:
+    """Put views with mended records in the place of the old ones. In the caller's transaction.
+
+    A letter that is still one has been tried once more; what was fixed or discarded of the others stays so.
+    """
+    con = store.con
+    for cohort in cohorts:
+        _carry(store, cohort)
+    con.execute(
+        "DELETE FROM merganser.dead_letters WHERE list_contains(?, source) AND view IS NULL AND cohort IS NULL", [list(sources)]
+    )
+    for cohort in cohorts:
+        for view in cohort.views:
+            con.execute(
+                "UPDATE merganser.views SET signature = ? WHERE view = ? AND cohort = ?",
+                [json.dumps(signature(view)), view.name, cohort.number],
+            )
+        _promote(store, cohort)
+    for letter in letters:
+        con.execute(
+            "UPDATE merganser.dead_letters SET attempts = ?, fixed = ?, raw = ? WHERE source = ? AND partition = ? AND seq = ?",
+            [letter.attempts + 1, letter.fixed, letter.raw, letter.source, letter.partition, letter.seq],
+        )
+
+
+def _carry(store: Store, cohort: Cohort) -> None:
+    """What is known of letters that are letters again in a rebuilt cohort."""
+    store.con.execute(
+        "UPDATE merganser.dead_letters n SET fixed = o.fixed, attempts = o.attempts, status = o.status"
+        " FROM merganser.dead_letters o WHERE n.cohort = ? AND o.cohort IS DISTINCT FROM n.cohort AND n.source = o.source"
+        " AND n.partition = o.partition AND n.seq = o.seq AND n.view IS NOT DISTINCT FROM o.view",
+        [cohort.number],
+    )
+
+
 def swap(store: Store, cohort: Cohort) -> None:
     """Put rebuilt views in the place of the old ones, in one transaction."""
     with store.transaction():
-        for view in cohort.views:
-            for s in stored_views(store):
-                if s.name == view.name and s.status != BUILDING and s.cohort is not None:
-                    _forget(store, s.cohort, [s.name])
-        for source in cohort.sources:
-            anew = store.value("SELECT count(*) FROM merganser.dead_letters WHERE cohort = ? AND view IS NULL", [cohort.number])
-            if anew:
-                store.con.execute(
-                    "DELETE FROM merganser.dead_letters WHERE source = ? AND view IS NULL AND cohort IS NULL", [source.name]
-                )
-        store.con.execute(
-            "UPDATE merganser.dead_letters SET cohort = NULL WHERE cohort = ? AND view IS NULL", [cohort.number]
-        )
-        store.con.execute("UPDATE merganser.views SET status = ? WHERE cohort = ?", [LIVE, cohort.number])
-        for view in cohort.views:
-            cohort.graph.show(store, view)
+        _carry(store, cohort)
+        _promote(store, cohort)
+
+
+def _promote(store: Store, cohort: Cohort) -> None:
+    """Make a cohort that was built the live one of its views."""
+    for view in cohort.views:
+        for s in stored_views(store):
+            if s.name == view.name and s.status != BUILDING and s.cohort is not None:
+                _forget(store, s.cohort, [s.name])
+    for source in cohort.sources:
+        anew = store.value("SELECT count(*) FROM merganser.dead_letters WHERE cohort = ? AND view IS NULL", [cohort.number])
+        if anew:
+            store.con.execute(
+                "DELETE FROM merganser.dead_letters WHERE source = ? AND view IS NULL AND cohort IS NULL", [source.name]
+            )
+    store.con.execute(
+        "UPDATE merganser.dead_letters SET cohort = NULL WHERE cohort = ? AND view IS NULL", [cohort.number]
+    )
+    store.con.execute("UPDATE merganser.views SET status = ? WHERE cohort = ?", [LIVE, cohort.number])
+    for view in cohort.views:
+        cohort.graph.show(store, view)
 
 
 def _check_names(store: Store, flows: Sequence[Flow]) -> None:

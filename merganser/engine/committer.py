@@ -158,7 +158,7 @@ class Committer:
         # Python values, one statement a row: Arrow cannot say BLOB, NULL and BIGINT for columns that are all NULL.
         if dead:
             self.store.con.executemany(
-                "INSERT INTO merganser.dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO merganser.dead_letters VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL, 0, 'dead')",
                 [
                     (source, cohort, view, partition, r.seq, r.place.file, r.place.byte, r.place.line, r.reason,
                      r.detail, r.raw, self._epoch)

@@ -13,6 +13,7 @@ import pyarrow as pa
 from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Chunk, Codec, Place, Reject
+from merganser.codecs.mending import MendingCodec, Mends
 from merganser.engine.times import bad_times
 from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
@@ -55,11 +56,12 @@ class Prepared:
 class Preparer:
     """Prepares the chunks of one source; each worker thread has its own."""
 
-    def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]]) -> None:
-        """``ends``: the last row-local node of each branch, with the deduplications that follow it."""
+    def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]], mends: Mends) -> None:
+        """``ends``: the last row-local node of each branch, with the deduplications that follow it. ``mends``: the source's."""
         self._source = source
         # A message without a payload has its record's time, but not as a count of some unit.
-        self._codec: Codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
+        codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
+        self._codec: Codec = MendingCodec(codec, source.schema, mends)
         self._first = True
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}
@@ -69,7 +71,7 @@ class Preparer:
             return self._nothing(chunk)
         decoded = self._codec.decode(chunk)
         faults.point("decode.after")
-        table, rejects = decoded.table, [*chunk.rejects, *decoded.rejects]
+        table, rejects = decoded.table, list(decoded.rejects)
         assert len(table) + len(rejects) == chunk.records, "a codec accounts for every record"
         times = event_times(self._source, table)
         bad = bad_times(self._source, chunk, table, times, first=self._first)

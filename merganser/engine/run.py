@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -26,6 +26,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from merganser import faults
 from merganser.codecs import Chunk
+from merganser.codecs.mending import Mends
 from merganser.engine import changes
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.committer import Committer, Cut, Progressed, behind
@@ -78,7 +79,7 @@ def run(
     """
     with Store(store) as opened:
         opened_cohorts, notes = changes.open_cohorts(opened, flows)
-        job = _Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap)
+        job = Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap)
         return job.run(progress, tuple(notes))
 
 
@@ -102,7 +103,7 @@ def rebuild(
     """
     with Store(store) as opened:
         cohorts, building = changes.open_rebuild(opened, flows, views)
-        job = _Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
+        job = Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
         report = job.run(progress, (), building=building)
         if not report.stopped:
             faults.point("rebuild.before")
@@ -113,7 +114,7 @@ def rebuild(
         return report
 
 
-class _Job:
+class Job:
     """One execution of one dataflow."""
 
     def __init__(
@@ -128,6 +129,7 @@ class _Job:
         stop: threading.Event,
         accept_gap: bool = False,
         begin: str | None = None,
+        mends: Mapping[str, Mends] | None = None,
     ) -> None:
         self.store, self.cohorts, self.workers = store, cohorts, workers
         self.epoch, self.epoch_bytes = epoch, epoch_bytes
@@ -135,6 +137,8 @@ class _Job:
         self.replays = begin is not None
         if begin is not None:
             self.sources = [replace(source, connector=source.connector.replayed(begin)) for source in self.sources]
+        self._mends = mends if mends is not None else {s.name: store.mends(s.name) for s in self.sources}
+        """By source: what stands for records that were bad."""
         self.progressed = Progressed()
         self.stop = stop
         self.failure: BaseException | None = None
@@ -239,7 +243,7 @@ class _Job:
             key = threading.get_ident(), chunk.source
             if key not in self._preparers:
                 source = next(s for s in self.sources if s.name == chunk.source)
-                self._preparers[key] = Preparer(source, self._ends[source.name])
+                self._preparers[key] = Preparer(source, self._ends[source.name], self._mends.get(source.name, {}))
             return [("store", self._preparers[key].prepare(chunk))]
         except BaseException as error:
             self.fail(error)
@@ -316,7 +320,7 @@ def _ends(cohorts: Sequence[Cohort]) -> dict[str, list[tuple[Node, list[Deduplic
 
 
 class _StorePart(StatefulSinkPartition[Prepared | None, None]):
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
 
     def write_batch(self, values: list[Prepared | None]) -> None:
@@ -327,7 +331,7 @@ class _StorePart(StatefulSinkPartition[Prepared | None, None]):
 
 
 class _StoreSink(FixedPartitionedSink[Prepared | None, None]):
-    def __init__(self, job: _Job) -> None:
+    def __init__(self, job: Job) -> None:
         self._job = job
 
     def list_parts(self) -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 import duckdb
 
 from merganser.clock import MIN_TIME, TIME_UNITS
+from merganser.codecs.mending import MendingCodec
 from merganser.errors import UsageError
 from merganser.plan import Materialize, Source
 from merganser.sql import literal, quote
@@ -56,7 +57,8 @@ def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any
 def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:
     columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
     con.execute(f"CREATE OR REPLACE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
-    codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
+    mends = store.mends(source.name, cohort)
+    codec = MendingCodec(source.connector.codec(source.schema, None if source.time_unit else source.time), source.schema, mends)
     positions = store.rows(
         "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
     )
