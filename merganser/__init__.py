@@ -23,6 +23,7 @@ from merganser.errors import (
 from merganser.flow import Flow, Stream, source
 from merganser.plan import Source
 from merganser.reference import Reference, reference
+from merganser.registry import registry
 from merganser.secrets import secret
 from merganser.sources.files import files
 from merganser.sources.kafka import kafka
@@ -52,6 +53,7 @@ __all__ = [
     "memory",
     "rebuild",
     "reference",
+    "registry",
     "run",
     "secret",
     "session",

@@ -21,6 +21,7 @@ from merganser.schema.compatibility import check
 from merganser.schema.notations import parse
 from merganser.schema.protobuf import compiled_text
 from tests.codecs.proto_data import message_types, messages
+from tests.schema_registry import serving
 
 SLOW = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
 
@@ -365,3 +366,26 @@ def test_a_schema_is_shown_in_three_notations_that_can_be_read_again(tmp_path: P
         "id VARCHAR NOT NULL, at TIMESTAMP WITH TIME ZONE NOT NULL, n BIGINT, price DOUBLE NOT NULL, tags JSON NOT NULL, u JSON,"
         " lines STRUCT(sku VARCHAR)[] NOT NULL"
     )
+
+
+def test_versions_in_a_registry_are_listed_compared_and_registered(tmp_path: Path) -> None:
+    """The folder and a registry over HTTP understand the same commands."""
+    good, bad = tmp_path / "good.avsc", tmp_path / "bad.avsc"
+    first = tmp_path / "first.avsc"
+    first.write_text(json.dumps(rec(("id", "string"))))
+    good.write_text(json.dumps(rec(("id", "string"), ("n", "int", 0))))
+    bad.write_text(json.dumps(rec(("id", "string"), ("n", "string"))))
+    (tmp_path / "schemas").mkdir()
+    with serving() as served:
+        for where, subject in ((str(tmp_path / "schemas"), "order"), (served.url, "orders-value")):
+            asked = ("--registry", where)
+            assert call("schema", "register", subject, str(first), *asked).returncode == 0
+            done = call("schema", "register", subject, str(bad), *asked)
+            assert done.returncode == 1 and "/n: the writer has no such field" in done.stdout
+            assert call("schema", "register", subject, str(good), *asked).returncode == 0
+            assert call("schema", "list", *asked).stdout == f"{subject}: 1, 2\n"
+            done = call("schema", "diff", f"{subject}@1", f"{subject}@latest", *asked)
+            assert "+ n INTEGER NOT NULL" in done.stdout and "NEW reads what OLD wrote: yes" in done.stdout
+            assert call("schema", "check", str(bad), f"{subject}@1", f"{subject}@2", *asked).returncode == 1
+    done = call("schema", "list")
+    assert done.returncode == 2 and "say which registry" in done.stderr

@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
-    "errors", "secrets", "faults", "clock", "scratch", "schema", "sql", "aggregate_rules", "aggregates", "codecs",
+    "errors", "secrets", "faults", "clock", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates", "codecs",
     "brokers", "sources", "sinks", "windows", "states", "reference", "plan", "store", "dead_letters", "operators", "temporal",
     "flow", "lag", "display", "verify", "engine", "cli",
 )  # fmt: skip

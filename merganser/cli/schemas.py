@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import click
 from rich.text import Text
 
 from merganser.display import console
 from merganser.errors import UsageError
+from merganser.registry import Registry, registry
 from merganser.schema import Schema, compatibility, notations
 from merganser.schema.notations import Notated
 from merganser.schema.writing import write
@@ -16,21 +21,44 @@ from merganser.schema.writing import write
 TITLES = {"avro": "Avro", "protobuf": "Protocol Buffers", "json": "JSON Schema"}
 
 
+registry_option = click.option(
+    "--registry", "where", metavar="URL|FOLDER", help="Where SUBJECT@2 and SUBJECT@latest are looked up (cached)."
+)
+user_option = click.option("--user", metavar="NAME:PASSWORD", envvar="MERGANSER_REGISTRY_USER", help="Of the registry.")
+ca_option = click.option("--ca", metavar="FILE", help="Certificates to trust besides the system's.")
+
+
 @click.group()
 def schema() -> None:
-    """Schemas: show them in three notations, compare their versions."""
+    """Schemas: show them in three notations, compare their versions, list and register them."""
+
+
+def asking(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options for a registry; the command gets it as ``reg``, None without."""
+
+    @functools.wraps(command)
+    def asked(where: str | None, user: str | None, ca: str | None, **more: Any) -> Any:
+        name, _, password = (user or "").partition(":")
+        folder = where is None or not where.startswith("http")
+        reg = None if where is None else registry(where) if folder else registry(where, user=name or None, password=password, ca=ca)
+        return command(reg=reg, **more)
+
+    for option in (registry_option, user_option, ca_option):
+        asked = option(asked)
+    return asked
 
 
 @schema.command()
 @click.argument("file", metavar="FILE")
 @click.option("--as", "notation", type=click.Choice(list(TITLES)), help="Print the whole schema in this notation.")
 @click.option("--name", default="Event", show_default=True, help="The name of the record in that notation.")
-def show(file: str, notation: str | None, name: str) -> None:
+@asking
+def show(file: str, notation: str | None, name: str, reg: Registry | None) -> None:
     """Show the columns that FILE declares, in DuckDB's, Arrow's and each notation's types, and what a notation cannot say.
 
-    FILE is order.avsc, order.proto#Order or order.schema.json.
+    FILE is order.avsc, order.proto#Order, order.schema.json, or SUBJECT@VERSION with --registry.
     """
-    found = notations.load(file)
+    found = _read([file], reg)[0].declared(file)
     if notation is not None:
         written = write(found, notation, name)
         click.echo(written.text)
@@ -61,9 +89,10 @@ def _side_by_side(found: Schema) -> None:
     "--mode", default="backward", show_default=True, type=click.Choice([m.lower() for m in compatibility.MODES]),
     help="backward: NEW reads what OLD wrote; forward: the other way; transitive: every OLD, not only the last.",
 )  # fmt: skip
-def check(new: str, olds: tuple[str, ...], mode: str) -> None:
+@asking
+def check(new: str, olds: tuple[str, ...], mode: str, reg: Registry | None) -> None:
     """Whether schema NEW goes together with OLD versions (the oldest first). Exits 1 if it does not, with the reasons."""
-    read = _read([new, *olds])
+    read = _read([new, *olds], reg)
     breaks = compatibility.check(read[0].notation, read[0].written, [r.written for r in read[1:]], mode)
     for found in breaks:
         old = olds[found.old]
@@ -78,9 +107,10 @@ def check(new: str, olds: tuple[str, ...], mode: str) -> None:
 @schema.command()
 @click.argument("old", metavar="OLD")
 @click.argument("new", metavar="NEW")
-def diff(old: str, new: str) -> None:
+@asking
+def diff(old: str, new: str, reg: Registry | None) -> None:
     """What changes from OLD to NEW: columns, and who can read what."""
-    before, after = (_read([file])[0].declared(file) for file in (old, new))
+    before, after = (_read([file], reg)[0].declared(file) for file in (old, new))
     was, now = ({c.name: f"{c.type}{' NOT NULL' if c.required else ''}" for c in s.columns} for s in (before, after))
     for name in [*was, *(n for n in now if n not in was)]:
         if name not in now:
@@ -91,7 +121,7 @@ def diff(old: str, new: str) -> None:
             click.echo(f"~ {name} {was[name]} -> {now[name]}")
     if was == now:
         click.echo("the same columns")
-    read = _read([new, old])
+    read = _read([new, old], reg)
     for mode, text in (("backward", "NEW reads what OLD wrote"), ("forward", "OLD reads what NEW writes")):
         breaks = compatibility.check(read[0].notation, read[0].written, [read[1].written], mode)
         click.echo(f"{text}: {'no' if breaks else 'yes'}")
@@ -100,8 +130,59 @@ def diff(old: str, new: str) -> None:
                 click.echo(f"  {difference}")
 
 
-def _read(files: list[str]) -> list[Notated]:
-    read = [notations.read(file) for file in files]
+@schema.command("list")
+@click.argument("subject", required=False)
+@asking
+def list_(subject: str | None, reg: Registry | None) -> None:
+    """The subjects of a registry with their versions, or those of SUBJECT."""
+    asked = _needed(reg)
+    for name in [subject] if subject else asked.subjects():
+        click.echo(f"{name}: {', '.join(map(str, asked.versions(name)))}")
+
+
+@schema.command()
+@click.argument("subject")
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--mode", default="backward", show_default=True, type=click.Choice([m.lower() for m in compatibility.MODES]),
+    help="What the new version must be to those before it, as in `check`.",
+)  # fmt: skip
+@asking
+def register(subject: str, file: Path, mode: str, reg: Registry | None) -> None:
+    """Add FILE to a registry as the next version of SUBJECT, if it goes together with those before."""
+    asked = _needed(reg)
+    new = notations.read(file)
+    olds = [asked.version(subject, n) for n in asked.versions(subject)] if subject in asked.subjects() else []
+    breaks = compatibility.check(new.notation, new.written, [o.written for o in olds if o.notation == new.notation], mode)
+    for found in breaks:
+        click.echo(f"{'it' if found.reader == 'new' else 'the version before'} cannot read what the other wrote:")
+        for difference in found.differences:
+            click.echo(f"  {difference}")
+    if breaks:
+        sys.exit(1)
+    number = asked.register(subject, file)
+    click.echo(f"{subject}: {'version' if asked.folder is not None else 'id'} {number}")
+
+
+def _needed(reg: Registry | None) -> Registry:
+    if reg is None:
+        raise UsageError("say which registry: --registry http://localhost:8081, or --registry schemas/")
+    return reg
+
+
+def _one(spec: str, reg: Registry | None) -> Notated:
+    subject, at, version = spec.rpartition("@")
+    if reg is None or not at:
+        return notations.read(spec)
+    if version == "latest":
+        return reg.version(subject, reg.versions(subject)[-1])
+    if not version.isdigit():
+        raise UsageError(f"{spec}: a version is a number, or latest")
+    return reg.version(subject, int(version))
+
+
+def _read(files: list[str], reg: Registry | None) -> list[Notated]:
+    read = [_one(file, reg) for file in files]
     kinds = {r.notation for r in read}
     if len(kinds) > 1:
         names = " and ".join(TITLES[k] for k in sorted(kinds))

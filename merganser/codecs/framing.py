@@ -1,0 +1,227 @@
+"""Messages that say by which schema they were written: Confluent's framing, and Avro's single-object encoding.
+
+- Confluent: a zero byte, the schema's id (four bytes, big end first), for Protocol Buffers the indexes of the message within its
+  file, then the record.
+- Single object: 0xC3 0x01, the fingerprint of the schema (eight bytes, little end first), then the datum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+
+from merganser.codecs import Chunk, Codec, Decoded, Place
+from merganser.codecs.avro import DatumReader
+from merganser.codecs.binary import Broken, Failure, RecordReader
+from merganser.codecs.cursor import Bytes, Ints
+from merganser.codecs.json import JsonCodec
+from merganser.codecs.messages import Messages
+from merganser.registry import DeniedError, Registry
+from merganser.schema import Schema
+from merganser.schema.avro import AvroSchema
+from merganser.schema.notations import Notated
+
+HEAD = 5
+"""Bytes of Confluent's framing."""
+
+
+class ConfluentReader:
+    """Reads framed Avro or Protocol Buffers: each message by the schema of its id, as the declared columns."""
+
+    def __init__(self, schema: Schema, registry: Registry, notation: str, where: str) -> None:
+        self._schema, self._registry, self._notation, self._where = schema, registry, notation, where
+        self._readers: dict[tuple[int, tuple[int, ...]], RecordReader | Broken] = {}
+
+    def read(self, data: Bytes, start: Ints, end: Ints) -> tuple[pa.Table, Ints, list[Failure]]:
+        framed = (end - start >= HEAD) & (data.octets[np.minimum(start, data.size)] == 0)
+        failures: list[Failure] = [
+            (int(i), "not framed", "a zero byte and the id of a schema were expected in front of the record")
+            for i in np.flatnonzero(~framed)
+        ]
+        rows = np.flatnonzero(framed)
+        ids = (data.words[start[rows] + 1] & np.uint64(0xFFFFFFFF)).astype(np.uint32).byteswap()
+        parts: list[tuple[pa.Table, Ints]] = []
+        for number in np.unique(ids).tolist():
+            mine = rows[ids == number]
+            for path, some, begin in self._paths(data, mine, start, end, failures):
+                reader = self._reader(int(number), path)
+                if isinstance(reader, Broken):
+                    failures += [(int(i), reader.reason, reader.detail) for i in some]
+                    continue
+                table, numbers, wrong = reader.read(data, begin, end[some])
+                parts.append((table, some[numbers]))
+                failures += [(int(some[i]), reason, detail) for i, reason, detail in wrong]
+        return _joined(parts, self._schema, failures)
+
+    def _paths(
+        self, data: Bytes, rows: Ints, start: Ints, end: Ints, failures: list[Failure]
+    ) -> Iterable[tuple[tuple[int, ...], Ints, Ints]]:
+        """The messages of one id by their message indexes (none in Avro), and where their records begin."""
+        if self._notation == "avro":
+            yield (), rows, start[rows] + HEAD
+            return
+        plain = (data.octets[start[rows] + HEAD] == 0) & (end[rows] - start[rows] > HEAD)  # one zero is short for [0]
+        if plain.any():
+            yield (0,), rows[plain], start[rows[plain]] + HEAD + 1
+        by_path: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+        for i in rows[~plain].tolist():
+            try:
+                path, begin = _indexes(data, int(start[i]) + HEAD, int(end[i]))
+            except Broken as error:
+                failures.append((i, error.reason, error.detail))
+            else:
+                by_path.setdefault(path, []).append((i, begin))
+        for path, found in by_path.items():
+            yield path, np.array([i for i, _ in found]), np.array([begin for _, begin in found])
+
+    def _reader(self, number: int, path: tuple[int, ...]) -> RecordReader | Broken:
+        if (number, path) not in self._readers:
+            try:
+                self._readers[number, path] = self._made(self._registry.by_id(number), path, number)
+            except DeniedError as error:
+                self._readers[number, path] = Broken("unknown schema", f"schema {number}: {error}")
+        return self._readers[number, path]
+
+    def _made(self, found: Notated, path: tuple[int, ...], number: int) -> RecordReader | Broken:
+        where = f"{self._where}, schema {number} of the registry"
+        if found.notation != self._notation:
+            return Broken("unknown schema", f"schema {number} is {found.notation}, the source is declared to be {self._notation}")
+        if self._notation == "avro":
+            return DatumReader(self._schema, found.written, where)
+        from merganser.codecs.protobuf import MessageReader
+        from merganser.schema.protobuf import at_index
+
+        try:
+            written = at_index(found.written, list(path))
+        except IndexError:
+            return Broken("not framed", f"schema {number} has no message at {list(path)}")
+        return MessageReader(self._schema, where, written)
+
+
+class SingleObjectReader:
+    """Reads Avro in single-object encoding, of the writers that are known."""
+
+    def __init__(self, schema: Schema, writers: Iterable[AvroSchema], where: str) -> None:
+        self._schema, self._where = schema, where
+        self._writers = {w.fingerprint: w for w in writers}
+        self._readers: dict[int, DatumReader] = {}
+
+    def read(self, data: Bytes, start: Ints, end: Ints) -> tuple[pa.Table, Ints, list[Failure]]:
+        at = np.minimum(start, data.size)
+        framed = (end - start >= 10) & (data.octets[at] == 0xC3) & (data.octets[at + 1] == 1)
+        failures: list[Failure] = [
+            (int(i), "not framed", "0xC3 0x01 and the fingerprint of a schema were expected in front of the datum")
+            for i in np.flatnonzero(~framed)
+        ]
+        rows = np.flatnonzero(framed)
+        prints = data.words[start[rows] + 2]
+        parts: list[tuple[pa.Table, Ints]] = []
+        for fingerprint in np.unique(prints).tolist():
+            some = rows[prints == fingerprint]
+            writer = self._writers.get(int(fingerprint))
+            if writer is None:
+                failures += [(int(i), "unknown schema", f"no schema has the fingerprint {fingerprint:016x}") for i in some]
+                continue
+            reader = self._readers.setdefault(int(fingerprint), DatumReader(self._schema, writer, self._where))
+            table, numbers, wrong = reader.read(data, start[some] + 10, end[some])
+            parts.append((table, some[numbers]))
+            failures += [(int(some[i]), reason, detail) for i, reason, detail in wrong]
+        return _joined(parts, self._schema, failures)
+
+
+class FramedJsonCodec:
+    """Decodes JSON messages with Confluent's framing in front; the id is not looked up, since JSON says what it means."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._codec = JsonCodec(schema)
+
+    def decode(self, chunk: Chunk) -> Decoded:
+        messages: Messages = chunk.payload
+        bare = [raw[HEAD:] if raw[:1] == b"\0" and len(raw) >= HEAD else raw for raw in messages.values.to_pylist()]
+        decoded = self._codec.decode(replace(chunk, payload=replace(messages, values=pa.array(bare, pa.binary()))))
+        at = np.searchsorted(messages.offsets, [r.seq for r in decoded.rejects]).tolist()
+        return Decoded(decoded.table, [replace(r, raw=messages[i]) for i, r in zip(at, decoded.rejects)])
+
+    def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
+        return self._codec.locate(chunk, seqs)
+
+
+def _joined(
+    parts: list[tuple[pa.Table, Ints]], schema: Schema, failures: list[Failure]
+) -> tuple[pa.Table, Ints, list[Failure]]:
+    """Rows of several readers, in the order of their records."""
+    if not parts:
+        return schema.arrow_schema().empty_table(), np.zeros(0, np.int64), sorted(failures)
+    numbers = np.concatenate([n for _, n in parts])
+    table = pa.concat_tables([t for t, _ in parts]) if len(parts) > 1 else parts[0][0]
+    order = np.argsort(numbers, kind="stable")
+    if (order[:-1] > order[1:]).any():
+        table = table.take(pa.array(order))
+    return table, numbers[order], sorted(failures)
+
+
+def _indexes(data: Bytes, at: int, end: int) -> tuple[tuple[int, ...], int]:
+    """Confluent's message indexes: how many there are, then each, as zigzag varints. Returns them, and where the record begins."""
+
+    def number(at: int) -> tuple[int, int]:
+        value = shift = 0
+        while at < end and shift < 35:
+            octet = int(data.octets[at])
+            value |= (octet & 127) << shift
+            at, shift = at + 1, shift + 7
+            if octet < 128:
+                return (value >> 1) ^ -(value & 1), at
+        raise Broken("not framed", "the indexes of the message are cut off")
+
+    count, at = number(at)
+    if not 0 <= count <= 32:
+        raise Broken("not framed", f"{count} indexes of a message; at most 32 are taken")
+    path = []
+    for _ in range(count):
+        index, at = number(at)
+        if index < 0:
+            raise Broken("not framed", f"an index of {index}")
+        path.append(index)
+    return tuple(path) or (0,), at
+
+
+def codec(format: str, registry: Registry | None) -> Callable[[Schema], Codec]:
+    """The codec of messages' values: ``json``, ``avro``, ``avro-single-object``, ``protobuf``; framed where there is a registry."""
+    from merganser.codecs.binary import BinaryCodec
+
+    where = "the topic"
+
+    def make(schema: Schema) -> Codec:
+        if format == "json":
+            return JsonCodec(schema) if registry is None else FramedJsonCodec(schema)
+        if format == "avro-single-object":
+            return BinaryCodec(SingleObjectReader(schema, _known(schema, registry), where))
+        if registry is not None and registry.folder is None:
+            return BinaryCodec(ConfluentReader(schema, registry, format, where))
+        if format == "avro":
+            from merganser.errors import SourceError
+
+            if not isinstance(schema.written, AvroSchema):
+                raise SourceError(f"{where} holds Avro without a schema: declare schema='order.avsc', or registry=")
+            return BinaryCodec(DatumReader(schema, schema.written, where))
+        from merganser.codecs.protobuf import MessageReader
+
+        return BinaryCodec(MessageReader(schema, where))
+
+    return make
+
+
+def _known(schema: Schema, registry: Registry | None) -> list[AvroSchema]:
+    """The writers that a fingerprint may stand for: the declared schema, and all Avro versions in a folder."""
+    found = [schema.written] if isinstance(schema.written, AvroSchema) else []
+    if registry is not None and registry.folder is not None:
+        for subject in registry.subjects():
+            versions = (registry.version(subject, number) for number in registry.versions(subject))
+            found += [v.written for v in versions if v.notation == "avro"]
+    return found
+
+
+FORMATS = ("json", "avro", "avro-single-object", "protobuf")

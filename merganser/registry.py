@@ -1,0 +1,250 @@
+"""Schema registries: of the Confluent API over HTTP (also Karapace, Apicurio, Redpanda), or a folder of versions.
+
+An id of a registry means one schema for ever, so what was fetched once is kept on disk and needs no registry again.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import re
+import ssl
+import time
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from merganser.errors import FlowError, SourceError, UsageError, on_users_line
+from merganser.schema import notations
+from merganser.schema.notations import ENDINGS, Notated
+
+log = logging.getLogger("merganser.registry")
+
+TYPES = {"AVRO": "avro", "PROTOBUF": "protobuf", "JSON": "json"}
+"""The API's names of notations."""
+
+TIMEOUT = 10.0
+PATIENCE = 300.0
+"""Seconds to wait for a registry that cannot be reached, when a message has an id that is not known yet."""
+
+UNKNOWN = (40401, 40402, 40403)
+"""Codes of the API: no such subject, version, schema."""
+
+
+class Secret(Protocol):
+    """A password that is read when it is needed."""
+
+    def read(self) -> str: ...
+
+
+class DeniedError(Exception):
+    """A registry answered that it has no such schema."""
+
+
+class UnreachableError(Exception):
+    """A registry did not answer, or not so that it could be understood."""
+
+
+@on_users_line
+def registry(
+    where: str | Path,
+    *,
+    user: str | None = None,
+    password: str | Secret | None = None,
+    ca: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Registry:
+    """A schema registry: ``"http://localhost:8081"``, or a folder with versions (``schemas/order/v1.avsc``, ``v2.avsc``).
+
+    - ``user``, ``password``: of HTTP's basic authentication; ``ca``: a file of certificates to trust besides the system's.
+    - ``cache``: the folder in which fetched schemas are kept, ``~/.cache/merganser/registry`` unless named.
+
+    Apicurio's is under ``/apis/ccompat/v7``.
+    """
+    text = str(where)
+    if text.startswith(("http://", "https://")):
+        kept = Path(cache) if cache is not None else Path.home() / ".cache/merganser/registry"
+        return Registry(text.rstrip("/"), user, password, None if ca is None else str(ca), str(kept))
+    if not Path(text).is_dir():
+        raise FlowError(f"registry({text!r}) must be an http address, or a folder (there is none of that name in {Path.cwd()})")
+    if user or password or ca:
+        raise FlowError("registry(): user, password and ca are for an http address, not for a folder")
+    return Registry(text, None, None, None, "")
+
+
+@dataclass(frozen=True)
+class Registry:
+    """See ``registry``. Equal if the address is: credentials and cache say nothing of what a schema is."""
+
+    where: str
+    user: str | None = field(default=None, compare=False)
+    password: str | Secret | None = field(default=None, compare=False, repr=False)
+    ca: str | None = field(default=None, compare=False)
+    cache: str = field(default="", compare=False)
+
+    @property
+    def folder(self) -> Path | None:
+        return None if self.where.startswith(("http://", "https://")) else Path(self.where)
+
+    # -- by id ------------------------------------------------------------------------------------------------------
+
+    def by_id(self, number: int, *, patience: float = PATIENCE) -> Notated:
+        """The schema of an id. Waits for a registry that does not answer, then a SourceError. Raises DeniedError."""
+        if self.folder is not None:
+            raise DeniedError(f"a folder has no ids (the message has {number})")
+        kept = Path(self.cache) / hashlib.sha256(self.where.encode()).hexdigest()[:16] / f"{number}.json"
+        if kept.exists():
+            return self._notated(json.loads(kept.read_text()), f"schema {number}")
+        found = self._patiently(lambda: self._whole(f"/schemas/ids/{number}"), f"schema {number}", patience)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        partial = kept.with_suffix(".part")
+        partial.write_text(json.dumps(found))
+        partial.rename(kept)
+        return self._notated(found, f"schema {number}")
+
+    def _patiently(self, fetch: Callable[[], dict[str, Any]], what: str, patience: float) -> dict[str, Any]:
+        began, said = time.monotonic(), False
+        while True:
+            try:
+                return fetch()
+            except UnreachableError as error:
+                if time.monotonic() - began > patience:
+                    raise SourceError(
+                        f"the schema registry {self.where} cannot be asked for {what}: {error}. Nothing is lost: the messages stay"
+                        " where they are. Start it, or mend its address, and run again"
+                    ) from None
+                if not said:
+                    log.warning("waiting for the schema registry %s, which is asked for %s: %s", self.where, what, error)
+                    said = True
+            time.sleep(min(1.0, patience / 10 + 0.01))
+
+    def _whole(self, path: str) -> dict[str, Any]:
+        """A schema, and the texts of all that it refers to."""
+        found = self._get(path)
+        texts: dict[str, str] = {}
+        waiting = list(found.get("references", ()))
+        while waiting:
+            reference = waiting.pop()
+            if reference["name"] not in texts:
+                subject = urllib.parse.quote(reference["subject"], safe="")
+                inner = self._get(f"/subjects/{subject}/versions/{reference['version']}")
+                texts[reference["name"]] = inner["schema"]
+                waiting += inner.get("references", ())
+        return {"schema": found["schema"], "schemaType": found.get("schemaType", "AVRO"), "texts": texts}
+
+    def _notated(self, found: dict[str, Any], what: str) -> Notated:
+        kind = TYPES.get(found["schemaType"])
+        if kind is None:
+            raise DeniedError(f"{what} is of type {found['schemaType']}; known are {', '.join(TYPES)}")
+        try:
+            return notations.parse(kind, found["schema"], f"{what} of {self.where}", found.get("texts"))
+        except FlowError as error:
+            raise DeniedError(error.message) from None
+
+    # -- by subject -------------------------------------------------------------------------------------------------
+
+    def subjects(self) -> list[str]:
+        """The names of all subjects."""
+        if self.folder is not None:
+            return sorted(p.name for p in self.folder.iterdir() if p.is_dir() and _versions(p))
+        return sorted(self._asked(lambda: self._get("/subjects")))
+
+    def versions(self, subject: str) -> list[int]:
+        """The numbers of a subject's versions, ascending."""
+        if self.folder is not None:
+            found = sorted(_versions(self.folder / subject))
+            if not found:
+                raise UsageError(f"{self.folder / subject} has no versions (v1.avsc, v2.avsc, …)")
+            return found
+        return sorted(self._asked(lambda: self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions")))
+
+    def version(self, subject: str, number: int) -> Notated:
+        """One version of a subject."""
+        if self.folder is not None:
+            path = _versions(self.folder / subject).get(number)
+            if path is None:
+                raise UsageError(f"{self.folder / subject} has no version {number}; it has {self.versions(subject)}")
+            return notations.read(path)
+        path_ = f"/subjects/{urllib.parse.quote(subject, safe='')}/versions/{number}"
+        found = self._asked(lambda: self._whole(path_))
+        return self._notated(found, f"version {number} of {subject}")
+
+    def register(self, subject: str, path: Path) -> int:
+        """Add a schema file as the next version; returns the version's number (a folder) or the schema's id."""
+        read = notations.read(path)
+        if self.folder is not None:
+            known = _versions(self.folder / subject)
+            ending = next(e for e in ENDINGS if path.name.endswith(e))
+            number = max(known, default=0) + 1
+            target = self.folder / subject / f"v{number}{ending}"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(path.read_text())
+            return number
+        kind = next(k for k, v in TYPES.items() if v == read.notation)
+        body = {"schema": path.read_text(), "schemaType": kind}
+        found = self._asked(lambda: self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions", body))
+        return int(found["id"])
+
+    def _asked(self, ask: Callable[[], Any]) -> Any:
+        """What people are told if the registry does not answer as they hoped."""
+        try:
+            return ask()
+        except UnreachableError as error:
+            raise UsageError(f"the schema registry {self.where} cannot be reached: {error}") from None
+        except DeniedError as error:
+            raise UsageError(f"the schema registry {self.where} says: {error}") from None
+
+    # -- HTTP -------------------------------------------------------------------------------------------------------
+
+    def _get(self, path: str, body: Any = None) -> Any:
+        headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
+        if body is not None:
+            headers["Content-Type"] = "application/vnd.schemaregistry.v1+json"
+        if self.user is not None:
+            secret = self.password or ""
+            password = secret if isinstance(secret, str) else secret.read()
+            headers["Authorization"] = "Basic " + base64.b64encode(f"{self.user}:{password}".encode()).decode()
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.where + path, data=data, headers=headers)  # http or https, see registry()
+        context = None
+        if self.where.startswith("https"):
+            context = ssl.create_default_context()
+            if self.ca is not None:
+                context.load_verify_locations(self.ca)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:  # the same
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                raise _refusal(error) from None
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise UnreachableError(str(getattr(error, "reason", error))) from None
+
+
+def _refusal(error: urllib.error.HTTPError) -> Exception:
+    try:
+        said = json.loads(error.read())
+        code, message = said.get("error_code"), str(said.get("message"))
+    except (ValueError, AttributeError):
+        code, message = None, str(error)
+    if code in UNKNOWN or error.code in (400, 409, 422):
+        return DeniedError(message)
+    if error.code in (401, 403):
+        return UnreachableError(f"it refuses the credentials ({error.code}); check user= and password=")
+    return UnreachableError(f"it answers {error.code}: {message}")
+
+
+def _versions(folder: Path) -> dict[int, Path]:
+    """Number to file of the versions in a folder: ``v1.avsc``, ``v2.proto``, …"""
+    found = {}
+    for path in folder.iterdir() if folder.is_dir() else ():
+        named = re.fullmatch(r"v(\d+)(\.avsc|\.proto|\.schema\.json)", path.name)
+        if named:
+            found[int(named[1])] = path
+    return found
