@@ -1,6 +1,6 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka clean
+.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka fuzz clean
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
@@ -46,6 +46,7 @@ lint: .venv/.installed  ## check style and types
 
 bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python -m benchmarks.formats
 
 soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
@@ -58,6 +59,9 @@ crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)
 
 crash-kafka: .venv/.installed  ## kill a flow from Kafka to Kafka 200 times (make crash-kafka N=200), and the broker 10 times
 	$(BIN)/python -m tests.crash.run_kafka $(if $(filter command line,$(origin N)),$(N),200)
+
+fuzz: .venv/.installed  ## decode N mutated records of each format (make fuzz N=1000000)
+	$(BIN)/python -m tests.fuzz.run $(N)
 
 clean:  ## remove what was installed and made
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis benchmarks/data dist demo.duckdb demo.duckdb.wal demo-kafka.duckdb demo-kafka.duckdb.wal

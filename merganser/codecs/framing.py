@@ -44,7 +44,7 @@ class ConfluentReader:
         rows = np.flatnonzero(framed)
         ids = (data.words[start[rows] + 1] & np.uint64(0xFFFFFFFF)).astype(np.uint32).byteswap()
         parts: list[tuple[pa.Table, Ints]] = []
-        for number in np.unique(ids).tolist():
+        for number in np.unique(ids).tolist() if len(ids) and (ids != ids[0]).any() else ids[:1].tolist():
             mine = rows[ids == number]
             for path, some, begin in self._paths(data, mine, start, end, failures):
                 reader = self._reader(int(number), path)

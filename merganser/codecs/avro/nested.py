@@ -231,7 +231,7 @@ class Union:
             raise Broken("not avro", f"branch {index} of a union of {len(self.branches)}")
         node, place = self.branches[index]
         value = node.one(s)
-        return value if self.single else (place, value)
+        return value if self.single or place is None else (place, value)
 
 
 def _scattered(pieces: Sequence[tuple[Ints, pa.Array]], count: int, kind: pa.DataType) -> pa.Array:

@@ -1,0 +1,153 @@
+"""Decoding, in rows a second and core: an event of eight fields in each format and framing, next to the reference library.
+
+CPU seconds, the best of several turns taken one after the other, so that what else the machine does matters little.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import numpy as np
+import pyarrow as pa
+
+from merganser.codecs import Chunk, Place
+from merganser.codecs.avro import AvroCodec, DatumReader
+from merganser.codecs.binary import BinaryCodec, Delimited
+from merganser.codecs.framing import ConfluentReader
+from merganser.codecs.json import JsonCodec, Lines
+from merganser.codecs.protobuf import MessageReader
+from merganser.registry import Registry
+from merganser.schema import Schema
+from merganser.schema.avro import declared, parse
+from merganser.schema.notations import Notated
+from merganser.schema.protobuf import compiled_text
+from merganser.schema.protobuf import declared as declared_message
+from merganser.sources.containers import ContainerFile
+
+ROWS = 80_000
+TURNS = 5
+
+AVRO = {
+    "type": "record", "name": "Order", "fields": [
+        {"name": "id", "type": "string"}, {"name": "at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "customer", "type": "string"},
+        {"name": "amount", "type": {"type": "bytes", "logicalType": "decimal", "precision": 18, "scale": 2}},
+        {"name": "quantity", "type": "int"}, {"name": "note", "type": ["null", "string"]}, {"name": "paid", "type": "boolean"},
+        {"name": "number", "type": "long"},
+    ],
+}  # fmt: skip
+PROTO = """
+syntax = "proto3"; import "google/protobuf/timestamp.proto";
+message Order { string id = 1; google.protobuf.Timestamp at = 2; string customer = 3; double amount = 4; int32 quantity = 5;
+  optional string note = 6; bool paid = 7; int64 number = 8; }
+"""
+
+
+class _Known(Registry):
+    """A registry of one schema, so that no network is measured."""
+
+    def by_id(self, number: int, *, patience: float = 0) -> Notated:
+        return Notated("avro", parse(AVRO, "bench"))
+
+
+def events() -> list[dict[str, Any]]:
+    start = datetime(2026, 1, 1, tzinfo=UTC)
+    return [
+        {"id": f"order-{i:08d}", "at": start + timedelta(milliseconds=i * 7), "customer": f"customer-{i % 9973}",
+         "amount": Decimal(i * 37 % 1_000_000) / 100, "quantity": i % 50, "note": None if i % 3 else "leave it at the door",
+         "paid": i % 2 == 0, "number": i}
+        for i in range(ROWS)
+    ]  # fmt: skip
+
+
+def best(work: Callable[[], Any]) -> float:
+    """Rows a CPU second."""
+    work()
+    seconds = []
+    for _ in range(TURNS):
+        began = time.process_time()
+        work()
+        seconds.append(time.process_time() - began)
+    return ROWS / min(seconds)
+
+
+def delimited(raws: list[bytes]) -> Delimited:
+    end = np.cumsum([len(r) for r in raws], dtype=np.int64)
+    return Delimited(b"".join(raws), end - np.array([len(r) for r in raws], np.int64), end)
+
+
+def decoding(codec: Any, payload: Any) -> Callable[[], Any]:
+    chunk = Chunk("s", "p", 0, ROWS, Place("f", 0, 1), payload, {}, 1)
+    return lambda: codec.decode(chunk)
+
+
+def measured() -> list[tuple[str, float, str, float]]:
+    """(format, rows a second, reference, rows a second)."""
+    rows = events()
+    parsed = fastavro.parse_schema(AVRO)
+    schema, found = parse(AVRO, "bench"), []
+    datums = []
+    for row in rows:
+        out = io.BytesIO()
+        fastavro.schemaless_writer(out, parsed, row)
+        datums.append(out.getvalue())
+    loop = best(lambda: [fastavro.schemaless_reader(io.BytesIO(d), parsed) for d in datums])
+    reader = DatumReader(declared(schema, "bench"), schema, "bench")
+    found.append(("Avro datums", best(decoding(BinaryCodec(reader), delimited(datums))), "fastavro", loop))
+    framed = ConfluentReader(declared(schema, "bench"), _Known("http://none"), "avro", "bench")
+    payload = delimited([b"\0\0\0\0\7" + d for d in datums])
+    found.append(("Avro, Confluent framing", best(decoding(BinaryCodec(framed), payload)), "fastavro", loop))
+    for interval in (16_000, 64_000):
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "orders.avro"
+            with path.open("wb") as file:
+                fastavro.writer(file, parsed, rows * 4, sync_interval=interval)
+            mine = best(lambda: _container(path, declared(schema, "bench"))) * 4  # noqa: B023 # called at once
+            theirs = best(lambda: list(fastavro.reader(io.BytesIO(path.read_bytes())))) * 4  # noqa: B023 # the same
+        found.append((f"Avro files, blocks of {interval // 1000} kB", mine, "fastavro", theirs))
+    message = compiled_text(PROTO, {}, "bench")
+    raws = []
+    for row in rows:
+        made = message.kind(**{k: v for k, v in row.items() if k not in ("at", "amount", "note")}, amount=float(row["amount"]))
+        made.at.FromDatetime(row["at"])
+        if row["note"]:
+            made.note = row["note"]
+        raws.append(made.SerializeToString())
+    codec = BinaryCodec(MessageReader(declared_message(message, "bench"), "bench"))
+    upb = best(lambda: [message.kind.FromString(raw) for raw in raws])
+    found.append(("Protocol Buffers", best(decoding(codec, delimited(raws))), "upb, parsing only", upb))
+    lines = [json.dumps(r | {"at": r["at"].isoformat(), "amount": str(r["amount"])}).encode() for r in rows]
+    kinds = {c.name: c.type for c in declared(schema, "bench").columns}
+    plain = best(lambda: [json.loads(line) for line in lines])
+    mine = best(decoding(JsonCodec(Schema.declare(kinds)), Lines.of(b"\n".join(lines) + b"\n")))
+    found.append(("JSON", mine, "json.loads", plain))
+    return found
+
+
+def _container(path: Path, schema: Schema) -> None:
+    reader, codec, seq = ContainerFile(str(path), None), AvroCodec(schema), 0
+    while (piece := reader.read(8 << 20, last=True)) is not None:
+        codec.decode(Chunk("s", "p", seq, piece.records, Place("f", 0, 1), piece.payload, {}, 1))
+        seq += piece.records
+    reader.close()
+
+
+def main() -> None:
+    pa.set_cpu_count(1)
+    print(f"decoding, million rows a CPU second, one core, eight fields, {ROWS:,} rows at a time")
+    for name, mine, reference, theirs in measured():
+        print(f"  {name:<32} {mine / 1e6:6.2f}   {reference} {theirs / 1e6:.2f}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
