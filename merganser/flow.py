@@ -37,6 +37,8 @@ def source(
     key: str | None = None,
     on_error: str = "dead_letter",
     max_ahead: str | timedelta = "1 day",
+    version: str | None = None,
+    storm: float | None = 0.5,
 ) -> Source:
     """Declare a stream of events.
 
@@ -51,6 +53,9 @@ def source(
     - ``on_error``: ``"dead_letter"`` keeps a bad record in ``merganser.dead_letters`` and goes on, ``"stop"`` stops.
     - ``max_ahead``: an event time later than this past the message's timestamp, or past the clock where there is none, is
       a bad record.
+    - ``version``: the column that says which version an event is of; ``upcast`` on the source then makes older ones current.
+    - ``storm``: the run stops, and nothing of the epoch is kept, when 1,000 records and more than this share of the last ones
+      are bad: the format or schema is wrong then, and not the records. None: keep them all as dead letters.
     """
     if not name or not name.replace("_", "").replace("-", "").isalnum():
         raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
@@ -60,7 +65,7 @@ def source(
     metadata = connector.metadata(declared)
     more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
     declared = replace(declared, columns=(*declared.columns, *more))
-    for role, column in (("time", time), ("id", id), ("key", key)):
+    for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
     if time is not None:
@@ -69,10 +74,12 @@ def source(
         raise FlowError(f"lateness is measured in event time, but source {name!r} has no time=")
     if on_error not in ("dead_letter", "stop"):
         raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
+    if storm is not None and not 0 <= storm <= 1:
+        raise FlowError(f"storm={storm!r} must be a share between 0 and 1, or None")
     late = None if lateness is None else duration(lateness, "lateness")
     idle = None if idle_after is None else duration(idle_after, "idle_after")
     ahead = duration(max_ahead, "max_ahead")
-    return Source(name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle)
+    return Source(name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle, version, storm=storm)
 
 
 def _check_time(time: str, kind: str, unit: str | None) -> None:

@@ -17,15 +17,19 @@ from __future__ import annotations
 import hashlib
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
 from merganser.reference import Reference
+from merganser.codecs import Codec
+from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
+from merganser.errors import FlowError, on_users_line
 from merganser.schema import Schema
 from merganser.sources import Connector
+from merganser.sql import binder
 from merganser.states import State
 from merganser.windows import Session, Window
 
@@ -59,6 +63,56 @@ class Source:
     """What the event time counts in, if it is a number."""
     idle_after: int | None = None
     """How long (of the clock, us) a partition without news holds back what is called final; None: as long as it is quiet."""
+    version: str | None = None
+    """The column that says which version an event is of."""
+    upcasters: tuple[Upcaster, ...] = ()
+    storm: float | None = field(default=0.5, compare=False)
+    """The share of records that may be bad before the source pauses."""
+
+    @on_users_line
+    def upcast(
+        self,
+        from_version: int,
+        *,
+        sql: Mapping[str, str] | None = None,
+        fn: Callable[[Any], Any] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Source:
+        """The source with a step that makes events of ``from_version`` events of the next one, when they are read.
+
+        - ``sql``: column to SQL over the columns there are; those not named stay. Or
+        - ``fn``: a function that takes a ``pyarrow.Table`` of events and returns one of as many rows.
+        - ``columns``: columns that only older versions have, with their types.
+
+        Steps are chained: from 1 to 2, from 2 to 3. What is stored stays as it was.
+        """
+        if self.version is None:
+            raise FlowError(f"upcast() needs version= in the declaration of source {self.name!r}: the column that holds it")
+        if (sql is None) == (fn is None):
+            raise FlowError("upcast() takes either sql={column: expression} or fn=")
+        if any(u.from_version == from_version for u in self.upcasters):
+            raise FlowError(f"there is an upcaster from version {from_version} already")
+        more = Schema.declare(columns).columns if columns else ()
+        if more and self.schema.written is not None:
+            raise FlowError("columns= is for schemas that are a mapping; declare old fields as optional ones in the schema file")
+        made = Upcaster(from_version, more, tuple((sql or {}).items()), fn)
+        source = replace(self, upcasters=(*self.upcasters, made))
+        kinds = {c.name: c.type for c in widened(self.schema, source.upcasters).columns}
+        for name in sql or {}:
+            if name not in kinds:
+                raise FlowError(f"upcast(sql={{{name!r}: …}}): there is no such column; there are {', '.join(kinds)}")
+        if sql:
+            binder().bind_select(dict(sql), kinds)
+        return source
+
+    def codec(self) -> Codec:
+        """A new codec for its events, of whatever version."""
+        # A message without a payload has its record's time, but not as a count of some unit.
+        time = None if self.time_unit else self.time
+        if not self.upcasters or self.version is None:
+            return self.connector.codec(self.schema, time)
+        wide = self.connector.codec(widened(self.schema, self.upcasters), time)
+        return UpcastingCodec(wide, self.schema, self.version, self.upcasters)
 
     def signature(self) -> str:
         """What results depend on: not where the files lie, nor what is done with bad records."""
@@ -71,6 +125,7 @@ class Source:
             parts.append(f"id {self.id}")
         if self.key:
             parts.append(f"key {self.key}")
+        parts += [f"{u.describe()}{f'#{_code(u.fn)}' if u.fn else ''}" for u in self.upcasters]
         return ", ".join(parts)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,9 +22,12 @@ from merganser.codecs import Reject
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.delivery import Delivery
 from merganser.engine.prepare import Prepared
-from merganser.errors import MerganserError, StoreError
+from merganser.errors import MerganserError, SourceError, StoreError
 from merganser.sources import Position
 from merganser.store import Books, Store
+
+STORM = 1000
+"""Bad records from which on it may be a storm."""
 
 
 @dataclass(slots=True)
@@ -66,6 +70,8 @@ class Committer:
     _queue: queue.Queue[Cut | None] = field(default_factory=lambda: queue.Queue(maxsize=1))
     _thread: threading.Thread | None = None
     _known: dict[tuple[str, str], int] = field(default_factory=dict)
+    _recent: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By source: records that came lately, and how many of them were bad."""
     committed: Mapping[tuple[str, str], Position] = field(default_factory=dict)
     """By source and partition the position that the store has come to; a new mapping after each commit."""
 
@@ -139,11 +145,30 @@ class Committer:
         owner = self.cohorts[0].number if self.building else None
         for p in cut.prepared:
             known = self._known.get((p.source, p.partition), 0)
-            dead += [(r, p.source, p.partition, None, owner) for r in p.rejects if r.seq >= known]
+            fresh = [r for r in p.rejects if r.seq >= known]
+            dead += [(r, p.source, p.partition, None, owner) for r in fresh]
+            self._storm(p, fresh)
         for p in cut.prepared:
             key = p.source, p.partition
             self._known[key] = max(self._known.get(key, 0), p.end)
         return dead
+
+    def _storm(self, p: Prepared, rejects: list[Reject]) -> None:
+        """Stop before hundreds of thousands of dead letters are made of a topic that is of another format, say."""
+        storm = next((s.storm for c in self.cohorts for s in c.sources if s.name == p.source), None)
+        if storm is None or self.building:
+            return
+        read, bad = self._recent.get(p.source, (0, 0))
+        read, bad = read + p.records, bad + len(rejects)
+        if bad >= STORM and bad > storm * read:
+            reason = Counter(r.reason for r in rejects).most_common(1)[0][0]
+            first = next(r for r in rejects if r.reason == reason)
+            raise SourceError(
+                f"source {p.source!r} pauses: {bad:,} of its last {read:,} records are bad, mostly {reason!r}: {first.detail}"
+                f" (in {first.place.file}). Nothing of this epoch was kept."
+                " Mend its format or schema and run again; or declare storm=None to keep them all as dead letters"
+            )
+        self._recent[p.source] = (0, 0) if read >= 10 * STORM else (read, bad)
 
     def _write_books(self, books: list[Books]) -> None:
         now = datetime.now(UTC).replace(tzinfo=None)

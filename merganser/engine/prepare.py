@@ -59,9 +59,7 @@ class Preparer:
     def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]], mends: Mends) -> None:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it. ``mends``: the source's."""
         self._source = source
-        # A message without a payload has its record's time, but not as a count of some unit.
-        codec = source.connector.codec(source.schema, None if source.time_unit else source.time)
-        self._codec: Codec = MendingCodec(codec, source.schema, mends)
+        self._codec: Codec = MendingCodec(source.codec(), source.schema, mends)
         self._first = True
         self._ends = ends
         self._compiled: dict[tuple[Node, str], RowLocal] = {}

@@ -58,7 +58,7 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
     columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
     con.execute(f"CREATE OR REPLACE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
     mends = store.mends(source.name, cohort)
-    codec = MendingCodec(source.connector.codec(source.schema, None if source.time_unit else source.time), source.schema, mends)
+    codec = MendingCodec(source.codec(), source.schema, store.mends(source.name, cohort))
     positions = store.rows(
         "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
     )

@@ -1,0 +1,95 @@
+"""Upcasters: events of every version reach the views as the current one; what is stored stays as it was."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pytest
+
+import merganser as mg
+from merganser import dead_letters, engine
+from merganser.dead_letters import Selection
+from merganser.errors import FlowError, PlanChangedError
+from merganser.store import Store
+from merganser.verify import verify
+from tests.flows import balanced, rows
+
+SCHEMA = {"id": "VARCHAR NOT NULL", "at": "TIMESTAMP", "v": "INTEGER", "name": "VARCHAR NOT NULL", "cents": "BIGINT NOT NULL"}
+EVENTS: list[dict[str, Any]] = [
+    {"id": "a", "at": "2026-01-01 00:00:01", "first": "Ada", "last": "L", "euros": "1.50"},  # before versions were written
+    {"id": "b", "at": "2026-01-01 00:00:02", "v": 1, "first": "Bo", "last": "M", "euros": "2.25"},
+    {"id": "c", "at": "2026-01-01 00:00:03", "v": 2, "name": "Cy N", "euros": "3"},
+    {"id": "d", "at": "2026-01-01 00:00:04", "v": 3, "name": "Di O", "cents": 475},
+    {"id": "e", "at": "2026-01-01 00:00:05", "v": 2, "name": "Ed P", "euros": "much"},
+    {"id": "f", "at": "2026-01-01 00:00:06", "v": 3, "name": "Flo"},
+    {"id": "g", "at": "2026-01-01 00:00:07", "v": 4, "name": "Gus", "cents": 5},
+]
+
+
+def cents(table: pa.Table) -> pa.Table:
+    """From version 2 to 3, in Python."""
+    euros = table["euros"].cast(pa.decimal128(10, 2))
+    return table.set_column(table.column_names.index("cents"), "cents", pc.multiply(euros, 100).cast(pa.int64()))
+
+
+def orders(connector: Any, *, python: bool = False) -> mg.Source:
+    made = mg.source("orders", connector, schema=SCHEMA, time="at", lateness="1 minute", version="v")
+    made = made.upcast(1, sql={"name": "first || ' ' || last"}, columns={"first": "VARCHAR", "last": "VARCHAR", "euros": "VARCHAR"})
+    if python:
+        return made.upcast(2, fn=cents)
+    return made.upcast(2, sql={"cents": "euros::DECIMAL(10,2) * 100"})
+
+
+@pytest.mark.parametrize("python", [False, True])
+def test_versions_are_chained_and_bad_ones_are_dead_letters(tmp_path: Path, python: bool) -> None:
+    path = tmp_path / "o.jsonl"
+    before = "".join(json.dumps(e) + "\n" for e in EVENTS)
+    path.write_text(before)
+    flow = mg.Flow("f")
+    flow.read(orders(mg.files(path), python=python)).materialize("kept")
+    store = tmp_path / "s.duckdb"
+    mg.run([flow], store)
+    assert rows(store, "SELECT id, v, name, cents FROM kept ORDER BY id") == [
+        ("a", None, "Ada L", 150), ("b", 1, "Bo M", 225), ("c", 2, "Cy N", 300), ("d", 3, "Di O", 475), ("g", 4, "Gus", 5)
+    ]  # fmt: skip
+    dead = rows(store, "SELECT seq, reason, line FROM merganser.dead_letters ORDER BY seq")
+    assert dead == [(4, "not upcast", 5), (5, "missing field", 6)]
+    assert path.read_text() == before
+    balanced(store)
+    assert all(check.ok for check in verify([flow], store))
+    with Store(store) as opened:
+        dead_letters.fix_by_sql(opened, Selection(where="seq = 4"), "replace(text, 'much', '4.50')")
+    assert engine.redrive([flow], Selection(where="seq = 4"), store).applied == 1  # type: ignore[union-attr] # not stopped
+    assert rows(store, "SELECT name, cents FROM kept WHERE id = 'e'") == [("Ed P", 450)]
+    assert all(check.ok for check in verify([flow], store))
+
+
+def test_another_upcaster_is_another_plan(tmp_path: Path) -> None:
+    connector = mg.memory(EVENTS)
+    first, second = mg.Flow("f"), mg.Flow("f")
+    first.read(orders(connector)).materialize("kept")
+    second.read(orders(connector, python=True)).materialize("kept")
+    mg.run([first], tmp_path / "s.duckdb")
+    with pytest.raises(PlanChangedError, match="upcast 2: cents = euros"):
+        mg.run([second], tmp_path / "s.duckdb")
+
+
+def test_mistakes_are_told_on_the_users_line(tmp_path: Path) -> None:
+    plain = mg.source("orders", mg.memory([]), schema=SCHEMA, time="at")
+    with pytest.raises(FlowError, match=r"test_upcast\.py:\d+: upcast\(\) needs version="):
+        plain.upcast(1, sql={"name": "'x'"})
+    made = mg.source("orders", mg.memory([]), schema=SCHEMA, time="at", version="v")
+    with pytest.raises(FlowError, match="either sql="):
+        made.upcast(1)
+    with pytest.raises(FlowError, match="there is no such column; there are id, at"):
+        made.upcast(1, sql={"nme": "'x'"})
+    with pytest.raises(FlowError, match="frist"):
+        made.upcast(1, sql={"name": "frist"}, columns={"first": "VARCHAR"})
+    with pytest.raises(FlowError, match="an upcaster from version 1 already"):
+        made.upcast(1, sql={"name": "'x'"}).upcast(1, sql={"name": "'y'"})
+    with pytest.raises(FlowError, match="version='w' is no column"):
+        mg.source("orders", mg.memory([]), schema=SCHEMA, version="w")
