@@ -10,6 +10,7 @@
 
 from importlib.metadata import version as _version
 
+from merganser.codecs.cloudevents import cloudevents
 from merganser.engine import Report, rebuild, run
 from merganser.errors import (
     FlowError,
@@ -47,6 +48,7 @@ __all__ = [
     "Stream",
     "UsageError",
     "Window",
+    "cloudevents",
     "files",
     "hopping",
     "kafka",

@@ -11,6 +11,7 @@ from typing import Any, Self
 from merganser import plan, sinks
 from merganser.aggregates import analyse
 from merganser.clock import TIME_UNITS, duration
+from merganser.codecs.cloudevents import KEY, TIME, CloudEvents
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
 from merganser.schema import Column, Schema
@@ -28,7 +29,7 @@ def source(
     name: str,
     connector: Connector,
     *,
-    schema: Mapping[str, str] | str | Path,
+    schema: Mapping[str, str] | str | Path | Schema,
     time: str | None = None,
     time_unit: str | None = None,
     lateness: str | timedelta | None = None,
@@ -43,8 +44,8 @@ def source(
     """Declare a stream of events.
 
     - ``connector``: where they are, ``mg.files(…)`` or ``mg.kafka(…)``.
-    - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc`` or
-      ``.schema.json`` file.
+    - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc``,
+      ``.proto#Message`` or ``.schema.json`` file, or ``mg.cloudevents(…)`` of one of these.
     - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
       come and still be counted in its window (None: however far, and every window stays open).
     - ``time_unit``: what the event time counts in from 1970-01-01 UTC if it is a number: ``"s"``, ``"ms"`` or ``"us"``.
@@ -61,7 +62,9 @@ def source(
         raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
     if not isinstance(connector, Connector):
         raise FlowError(f"the events of source {name!r} are somewhere, such as mg.files(…), not in {connector!r}")
-    declared = Schema.declare(schema)
+    declared = schema if isinstance(schema, Schema) else Schema.declare(schema)
+    if isinstance(declared.written, CloudEvents):
+        time, id = time or TIME, id or KEY
     metadata = connector.metadata(declared)
     more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
     declared = replace(declared, columns=(*declared.columns, *more))

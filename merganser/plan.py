@@ -25,6 +25,7 @@ from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
 from merganser.reference import Reference
 from merganser.codecs import Codec
+from merganser.codecs.cloudevents import ENVELOPE, CloudEvents, CloudEventsCodec
 from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
 from merganser.errors import FlowError, on_users_line
 from merganser.schema import Schema
@@ -109,10 +110,14 @@ class Source:
         """A new codec for its events, of whatever version."""
         # A message without a payload has its record's time, but not as a count of some unit.
         time = None if self.time_unit else self.time
+        schema = widened(self.schema, self.upcasters) if self.upcasters else self.schema
+        if isinstance(schema.written, CloudEvents):
+            codec: Codec = CloudEventsCodec(self.connector.codec(ENVELOPE, None), schema)
+        else:
+            codec = self.connector.codec(schema, time)
         if not self.upcasters or self.version is None:
-            return self.connector.codec(self.schema, time)
-        wide = self.connector.codec(widened(self.schema, self.upcasters), time)
-        return UpcastingCodec(wide, self.schema, self.version, self.upcasters)
+            return codec
+        return UpcastingCodec(codec, self.schema, self.version, self.upcasters)
 
     def signature(self) -> str:
         """What results depend on: not where the files lie, nor what is done with bad records."""

@@ -57,7 +57,6 @@ def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any
 def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:
     columns = ", ".join(f"{quote(c.name)} {c.type}" for c in source.schema.columns)
     con.execute(f"CREATE OR REPLACE TABLE read ({columns}, _seq BIGINT, _part VARCHAR)")
-    mends = store.mends(source.name, cohort)
     codec = MendingCodec(source.codec(), source.schema, store.mends(source.name, cohort))
     positions = store.rows(
         "SELECT partition, seq, floor, position FROM merganser.positions WHERE cohort = ? AND source = ?", [cohort, source.name]
