@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,23 @@ def test_a_single_object_message_of_the_avro_project() -> None:
     table, _, failures = read(schema.tree, [message[10:]])
     theirs = fastavro.schemaless_reader(io.BytesIO(message[10:]), fastavro.parse_schema(schema.tree))
     assert not failures and table.to_pylist() == [theirs]
+
+
+def cases() -> list[tuple[str, int]]:
+    """(schema, fingerprint) of the Avro project's schema cases, where they give one for that schema or the one before."""
+    found = []
+    for part in (INTEROP / "schema-tests.txt").read_text().split("<<INPUT")[1:]:
+        parts = re.split(r"^<<(canonical|fingerprint)\s", part, flags=re.MULTILINE)
+        text = re.sub(r"^INPUT$|^//.*$", "", parts[0], flags=re.MULTILINE).strip()
+        print_ = dict(zip(parts[1::2], parts[2::2])).get("fingerprint")
+        if print_ is not None:
+            found.append((text, int(print_.split()[0])))
+    return found
+
+
+@pytest.mark.parametrize(("text", "fingerprint"), cases())
+def test_the_fingerprints_of_the_avro_projects_schemas(text: str, fingerprint: int) -> None:
+    assert parse(text, "case").fingerprint == fingerprint & ((1 << 64) - 1)
 
 
 def test_the_interop_schema_is_read_whole() -> None:
