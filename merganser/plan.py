@@ -23,11 +23,11 @@ from typing import Any
 
 from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
-from merganser.reference import Reference
 from merganser.codecs import Codec
 from merganser.codecs.cloudevents import ENVELOPE, CloudEvents, CloudEventsCodec
 from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
 from merganser.errors import FlowError, on_users_line
+from merganser.reference import Reference
 from merganser.schema import Schema
 from merganser.sources import Connector
 from merganser.sql import binder
