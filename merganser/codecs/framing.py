@@ -20,7 +20,7 @@ from merganser.codecs.cursor import Bytes, Ints
 from merganser.codecs.json import JsonCodec
 from merganser.codecs.messages import Messages
 from merganser.registry import DeniedError, Registry
-from merganser.schema import Schema
+from merganser.schema import Schema, notations
 from merganser.schema.avro import AvroSchema
 from merganser.schema.notations import Notated
 
@@ -193,6 +193,8 @@ def codec(format: str, registry: Registry | None) -> Callable[[Schema], Codec]:
     from merganser.codecs.binary import BinaryCodec
 
     where = "the topic"
+    if format == "protobuf":
+        notations.protobuf_needed("format='protobuf'")
 
     def make(schema: Schema) -> Codec:
         if format == "json":

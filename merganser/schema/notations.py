@@ -40,7 +40,7 @@ def read(spec: str | Path) -> Notated:
         raise FlowError(f"there is no schema file {path} (looked in {Path.cwd()})")
     notation = next((n for ending, n in ENDINGS.items() if path.name.endswith(ending)), None)
     if notation == "protobuf":
-        return Notated(notation, _protobuf(str(path)).load(path, message or None, str(path)))
+        return Notated(notation, protobuf_needed(str(path)).load(path, message or None, str(path)))
     if notation is None:
         raise FlowError(
             f"schema file {path}: known are .avsc (Avro), .proto (Protocol Buffers) and .schema.json (JSON Schema)"
@@ -53,7 +53,7 @@ def parse(notation: str, text: str, at: str, references: dict[str, str] | None =
     if notation == "avro":
         return Notated(notation, avro.parse(text, at))
     if notation == "protobuf":
-        return Notated(notation, _protobuf(at).compiled_text(text, references or {}, at))
+        return Notated(notation, protobuf_needed(at).compiled_text(text, references or {}, at))
     try:
         return Notated(notation, json.loads(text))
     except ValueError as error:
@@ -65,8 +65,11 @@ def load(spec: str | Path) -> Schema:
     return read(spec).declared(str(spec).partition("#")[0])
 
 
-def _protobuf(at: str) -> Any:
+def protobuf_needed(at: str) -> Any:
+    """The module for Protocol Buffers. Raises FlowError where its packages are not installed."""
     try:
+        import grpc_tools  # noqa: F401 # the compiler
+
         from merganser.schema import protobuf
     except ImportError:
         raise FlowError(f"{at}: Protocol Buffers need more packages: pip install 'merganser[protobuf]'") from None

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import grpc_tools
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
@@ -116,12 +117,6 @@ def compiled_text(text: str, references: dict[str, str], at: str) -> Message:
 
 def _protoc(root: Path, path: Path) -> tuple[bytes | None, str]:
     """What the compiler made, or what it said. In a process of its own: it writes its errors where Python cannot read them."""
-    try:
-        import grpc_tools
-    except ImportError:
-        raise FlowError(
-            "a .proto file needs the compiler in grpcio-tools: pip install 'merganser[protobuf]'"
-        ) from None
     own = Path(grpc_tools.__file__).parent / "_proto"
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / "made"
