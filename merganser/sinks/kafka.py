@@ -56,6 +56,8 @@ def check(connector: Kafka) -> None:
         raise FlowError(f"write() takes one topic, not {' '.join(connector.names)}")
     if any(origin != "key" for _, origin in connector.columns):
         raise FlowError("write(mg.kafka(…)): columns= is for sources; key= names the column of the key")
+    if connector.format != "json" or connector.registry is not None:
+        raise FlowError("write(mg.kafka(…)) sends JSON; format= and registry= are for sources")
 
 
 def default_name(connector: Kafka) -> str:

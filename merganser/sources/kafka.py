@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from merganser.brokers import Brokers, Setting, cluster
 from merganser.codecs import Codec
-from merganser.codecs.json import JsonCodec
+from merganser.codecs.framing import FORMATS
+from merganser.codecs.framing import codec as values
 from merganser.codecs.messages import ORIGINS, MessageCodec
 from merganser.errors import FlowError, SourceError, UsageError, on_users_line
+from merganser.registry import Registry
 from merganser.schema import Schema
 from merganser.sources import Position, Reader
-
-FORMATS: dict[str, Callable[[Schema], Codec]] = {"json": JsonCodec}
-"""What a message's value may be, and the codec of it."""
 
 EACH = "*"
 """Stands for every partition in ``start``: there the offset may be beyond what a partition has."""
@@ -41,6 +40,7 @@ def kafka(
     start: str | datetime | Mapping[int | str, int] = "earliest",
     group: str | None = None,
     settings: Mapping[str, Setting] | None = None,
+    registry: Registry | None = None,
 ) -> Kafka:
     """Events in Kafka: a topic, several, or a pattern (``"^orders-.*"``, a regular expression for whole names).
 
@@ -50,6 +50,8 @@ def kafka(
     - ``start``: where the first run begins: ``"earliest"``, ``"latest"``, a time, or ``{partition: offset}``. Later runs go on
       where the store is.
     - ``group``: the consumer group that gets a copy of the positions, ``merganser-SOURCE`` unless named.
+    - ``format``: what values are: ``"json"``, ``"avro"``, ``"protobuf"``, ``"avro-single-object"``. ``registry``:
+      ``mg.registry(…)`` if they name their schema as Confluent's serializers do; else they are bare, of the declared schema.
     - ``settings``: any of librdkafka's, such as ``{"security.protocol": "SASL_SSL"}``; passwords by ``mg.secret(env=…)``.
     """
     names = (topics,) if isinstance(topics, str) else tuple(topics)
@@ -67,7 +69,7 @@ def kafka(
     for name, origin in taken.items():
         if origin not in ORIGINS and not origin.startswith("header."):
             raise FlowError(f"columns={{{name!r}: {origin!r}}}: a message has {', '.join(ORIGINS)} and header.NAME")
-    return Kafka(names, Brokers.declare(brokers, settings), format, key, tuple(taken.items()), _start(start), group)
+    return Kafka(names, Brokers.declare(brokers, settings), format, key, tuple(taken.items()), _start(start), group, registry)
 
 
 def _start(start: Any) -> Start:
@@ -95,9 +97,11 @@ class Kafka:
     columns: tuple[tuple[str, str], ...]
     start: Start = field(compare=False)
     group: str | None = field(compare=False)
+    registry: Registry | None = None
 
     def describe(self) -> str:
-        return f"kafka {' '.join(self.names)} at {self.brokers.servers}, {self.format}"
+        by = f" by {self.registry.where}" if self.registry is not None else ""
+        return f"kafka {' '.join(self.names)} at {self.brokers.servers}, {self.format}{by}"
 
     def metadata(self, schema: Schema) -> dict[str, str]:
         return {name: ORIGINS.get(origin, "BLOB") for name, origin in self.columns}
@@ -153,7 +157,7 @@ class Kafka:
             raise UsageError(f"--from {begin}: expected an offset, or a time such as 2026-01-31T12:00:00") from None
 
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
-        return MessageCodec(schema, self.columns, time, FORMATS[self.format])
+        return MessageCodec(schema, self.columns, time, values(self.format, self.registry))
 
     def total_bytes(self) -> int | None:
         return None
