@@ -19,7 +19,10 @@ from typing import Any
 import fastavro
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 
+import merganser as mg
+from benchmarks.generate import generate
 from merganser.codecs import Chunk, Place
 from merganser.codecs.avro import AvroCodec, DatumReader
 from merganser.codecs.binary import BinaryCodec, Delimited
@@ -142,11 +145,64 @@ def _container(path: Path, schema: Schema) -> None:
     reader.close()
 
 
+EVENTS = 1_000_000
+EVENT_AVRO = {
+    "type": "record", "name": "Order", "fields": [
+        {"name": "event_id", "type": "string"}, {"name": "placed_at", "type": {"type": "long", "logicalType": "timestamp-micros"}},
+        {"name": "customer_id", "type": "int"}, {"name": "amount", "type": "double"}, {"name": "currency", "type": "string"},
+    ],
+}  # fmt: skip
+EVENT_PROTO = """
+syntax = "proto3"; import "google/protobuf/timestamp.proto";
+message Order { string event_id = 1; google.protobuf.Timestamp placed_at = 2; int32 customer_id = 3; double amount = 4;
+  string currency = 5; }
+"""
+
+
+def files(out: Path) -> dict[str, tuple[Path, str]]:
+    """By format: the events of the other benchmarks in a file, and its schema's; made if they are not there."""
+    lines, parquet = generate(out, EVENTS)
+    container, messages = out / f"orders-{EVENTS}.avro", out / f"orders-{EVENTS}.pb"
+    (out / "order.avsc").write_text(json.dumps(EVENT_AVRO))
+    (out / "order.proto").write_text(EVENT_PROTO)
+    if not messages.exists():
+        kind = compiled_text(EVENT_PROTO, {}, "bench").kind
+        rows = pyarrow.parquet.read_table(parquet).to_pylist()
+        with container.open("wb") as file:
+            fastavro.writer(file, fastavro.parse_schema(EVENT_AVRO), rows)
+        with messages.open("wb") as file:
+            for row in rows:
+                made = kind(**{k: v for k, v in row.items() if k != "placed_at"})
+                made.placed_at.FromDatetime(row["placed_at"])
+                raw = made.SerializeToString()
+                file.write(bytes([len(raw)]) + raw)
+    return {
+        "JSON": (lines, ""), "Avro": (container, f"{out}/order.avsc"), "Protocol Buffers": (messages, f"{out}/order.proto#Order")
+    }  # fmt: skip
+
+
+def job(path: Path, schema: str) -> float:
+    """J1 (deduplicate, one-minute windows per customer, count and sum) over a file: events a CPU second."""
+    kinds = {"event_id": "VARCHAR", "placed_at": "TIMESTAMPTZ", "customer_id": "INTEGER", "amount": "DOUBLE", "currency": "VARCHAR"}
+    orders = mg.source("o", mg.files(path), schema=schema or kinds, time="placed_at", lateness="10 seconds", id="event_id")
+    flow = mg.Flow("J1")
+    once = flow.read(orders).filter("amount > 0").deduplicate(within="10 minutes")
+    windows = once.window(mg.tumbling("1 minute"), by="customer_id")
+    windows.aggregate(n="count(*)", total="sum(amount)").materialize("v")
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.process_time()
+        mg.run([flow], Path(folder) / "s.duckdb")
+        return EVENTS / (time.process_time() - began)
+
+
 def main() -> None:
     pa.set_cpu_count(1)
     print(f"decoding, million rows a CPU second, one core, eight fields, {ROWS:,} rows at a time")
     for name, mine, reference, theirs in measured():
         print(f"  {name:<32} {mine / 1e6:6.2f}   {reference} {theirs / 1e6:.2f}", flush=True)
+    print(f"J1 over {EVENTS / 1e6:g} million events of five fields, million events a CPU second, all threads")
+    for name, (path, schema) in files(Path(__file__).parent / "data").items():
+        print(f"  {name:<32} {max(job(path, schema) for _ in range(2)) / 1e6:6.2f}", flush=True)
 
 
 if __name__ == "__main__":
