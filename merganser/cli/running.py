@@ -90,7 +90,7 @@ def replay(views: tuple[str, ...], begin: str, files: tuple[str, ...], store: st
     transaction. A replay that was interrupted goes on when it is called again.
     """
     flows = load(files)
-    watch = _Watch("replaying")
+    watch = Watch("replaying")
     with watch.shown():
         report = engine.rebuild(flows, views, store, workers=workers, progress=watch.begin, begin=begin)
     if report.stopped:
