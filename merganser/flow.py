@@ -191,9 +191,20 @@ class Stream(Temporal):
             what = "aggregate() without a window" if isinstance(node, plan.Aggregated) else f"{type(node).__name__.lower()}()"
             raise FlowError(
                 f"{verb}() cannot follow {what}, whose rows still change; materialize() it, and use flow.view(name, sql)"
-                " for SQL over the result"
+                " for SQL over the result" + ("; or write(…, emit='updates')" if verb == "write" else "")
             )
         return node
+
+    def _changes(self) -> plan.Changes:
+        """What changes in the table here, as a stream."""
+        node = self._node
+        if not isinstance(node, (plan.Aggregated, plan.Latest, plan.Fold)):
+            raise FlowError("emit='updates' is for rows that change: behind aggregate(), latest() or fold(); leave it out here")
+        if "retracted" in node.columns:
+            raise FlowError("emit='updates' adds a column retracted, and there is one already; give that another name")
+        windowed = isinstance(node, plan.Aggregated) and node.window is not None
+        columns = {name: kind for name, kind in node.columns.items() if not (windowed and name == "final")}
+        return plan.Changes(users_line(), columns | {"retracted": "BOOLEAN"}, node)
 
     def _final(self, node: plan.Aggregated, verb: str) -> plan.Final:
         """The rows of closed windows as a stream."""
@@ -358,14 +369,18 @@ class Stream(Temporal):
         return self
 
     @on_users_line
-    def write(self, sink: Connector, *, name: str | None = None) -> Stream:
+    def write(self, sink: Connector, *, name: str | None = None, emit: str = "final") -> Stream:
         """Send the rows on, each once: to ``mg.kafka("topic", brokers=…)`` or ``mg.files("out/orders-*.jsonl")``.
 
-        Of windows the final rows are sent, when they close. ``name``: what the sink is called in the store, else after its
-        topic or files.
+        Of windows the final rows are sent, when they close. ``emit="updates"`` sends what each commit changed in windows,
+        groups, ``latest`` or ``fold``: rows with a column ``retracted``, true for a row as it was and false as it is now.
+        If the sink's key is the table's key, only the new row of a key is sent, and a tombstone when it is gone. ``name``:
+        what the sink is called in the store, else after its topic or files.
         """
         sinks.check(sink)
-        node = self._open("write")
+        if emit not in ("final", "updates"):
+            raise FlowError(f"write(emit={emit!r}): there are 'final' and 'updates'")
+        node = self._changes() if emit == "updates" else self._open("write")
         name = name or sinks.default_name(sink)
         taken = [end.name for end in self._flow.ends] + [view.name for view in self._flow.views]
         if name in taken:

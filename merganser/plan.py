@@ -385,6 +385,16 @@ class Final(_Settles):
 
 
 @dataclass(frozen=True)
+class Changes(_Settles):
+    """What each epoch changed in a table, as a stream: rows that were, and rows that are."""
+
+    multiplies = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Changes[{of}]"
+
+
+@dataclass(frozen=True)
 class Latest(_Settles):
     by: tuple[str, ...]
     table = True
@@ -515,6 +525,13 @@ class Write(Materialize):
 
     sink: Connector
     key: str | None
+
+    @property
+    def upserts(self) -> bool:
+        """Whether a message's key is that of a table's row, so that of each key the last message counts."""
+        table = self.input.input if isinstance(self.input, Changes) else None
+        windowed = isinstance(table, Aggregated) and table.window is not None
+        return isinstance(table, (Aggregated, Latest, Fold)) and not windowed and table.by == (self.key,)
 
     def line(self, of: str = "·", *others: str) -> str:
         return f"Write[{of}, {self.sink.describe()}]"

@@ -20,6 +20,7 @@ from merganser.engine.prepare import Prepared, stopped
 from merganser.operators import PART, STATE, Epoch, Outcome, Rows, Step, Table, Watermarks, casts, events, one
 from merganser.operators.aggregate import AggregateStep
 from merganser.operators.append import AppendStep
+from merganser.operators.changes import Watched
 from merganser.operators.correct import CorrectedStep
 from merganser.operators.deduplicate import DeduplicateStep
 from merganser.operators.enrich import AsOfStep, EnrichedStep
@@ -33,6 +34,7 @@ from merganser.operators.write import WriteStep
 from merganser.plan import (
     Aggregated,
     AsOf,
+    Changes,
     Deduplicate,
     Enriched,
     Final,
@@ -84,6 +86,7 @@ class Flowed:
     rows: Rows | None
     accounts: tuple[Account, ...]
     dead: tuple[DeadLetter, ...] = ()
+    changes: Rows | None = None
 
 
 class Graph:
@@ -96,6 +99,8 @@ class Graph:
         self.steps: dict[Node, Step] = {}
         for node in self.nodes:
             step = self._step(node)
+            if step is not None and any(isinstance(n, Changes) and n.input == node for n in self.nodes):
+                step = Watched(step, node)  # type: ignore[arg-type] # write() watches such tables alone
             if step is not None:
                 self.steps[node] = step
         self._compiled: dict[Node, RowLocal] = {}
@@ -108,7 +113,7 @@ class Graph:
         if isinstance(node, Deduplicate):
             return DeduplicateStep(node, table)
         if isinstance(node, Aggregated):
-            emits = any(isinstance(n, Final) for n in followers)
+            emits = any(isinstance(n, (Final, Changes)) for n in followers) and node.window is not None and node.late != "update"
             kept = any(isinstance(n, Materialize) for n in followers)
             kind = CorrectedStep if node.late == "update" else SessionStep if isinstance(node.window, Session) else AggregateStep
             return kind(node, table, views, self.cohort, emits=emits, kept=kept)
@@ -173,6 +178,8 @@ class Graph:
                 done[node] = self._apply(con, number, node, done, marks)
             elif isinstance(node, (Final, Materialize)):
                 done[node] = done[node.inputs[0]]
+            elif isinstance(node, Changes):
+                done[node] = replace(done[node.inputs[0]], rows=done[node.inputs[0]].changes)
             elif node in self._read:
                 name = f"_rows_{index}"
                 if by_workers(node):
@@ -202,7 +209,7 @@ class Graph:
             for a in f.accounts
         ]
         dead = [_made(node, r.row, r.seq, r.partition, r.reason, r.detail) for r in emitted.refused]
-        return Flowed(emitted.rows, tuple(accounts), (*(d for f in inputs for d in f.dead), *dead))
+        return Flowed(emitted.rows, tuple(accounts), (*(d for f in inputs for d in f.dead), *dead), emitted.changes)
 
     def _row_local(
         self,

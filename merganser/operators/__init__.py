@@ -120,8 +120,7 @@ class Emitted:
     - ``outcomes``: what became of the events of each input.
     - ``rows``: rows that will not change any more: all of a stream, final ones of windows. None of a step that nobody
       reads rows of, or when there are none.
-    - ``changes``: for a table whose node is in ``Step.updates``: what this epoch changed in it, the columns of the node and
-      ``_retracted``, true for a row that is no longer so (or was until now) and false for a new one.
+    - ``changes``: of a table that is watched: what this epoch changed in it, see ``changes.Watched``.
     - ``refused``: rows that were taken before and turn out to be no good; they become dead letters.
     """
 
@@ -151,6 +150,10 @@ class Table(Step, Protocol):
 
     def view_sql(self) -> str:
         """The SELECT that the user's view is made of."""
+        ...
+
+    def live_sql(self) -> str:
+        """The same of those rows alone that an epoch may change, but for closed windows that it hands on."""
         ...
 
 

@@ -141,6 +141,9 @@ class AggregateStep:
         assert self.window is not None
         return f"({prefix}_w + {self.window.size})"
 
+    def live_sql(self) -> str:
+        return self._finished(self.open, "true")
+
     def view_sql(self) -> str:
         names = [quote(name) for name in self.results]
         live = self._finished(self.open, "true")

@@ -29,6 +29,9 @@ class AppendStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
+    def live_sql(self) -> str:
+        return self.view_sql()
+
     def view_sql(self) -> str:
         return f"SELECT * FROM {self.table}"
 

@@ -24,6 +24,9 @@ class CorrectedStep(AggregateStep):
     def tables(self) -> list[str]:
         return [*super().tables, self.archive]
 
+    def live_sql(self) -> str:
+        return f"{super().live_sql()} UNION ALL FROM {self.closed}"
+
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         super().create(con)
         con.execute(f"CREATE TABLE {self.archive} AS FROM {self.open}")

@@ -126,6 +126,9 @@ class EnrichedStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
+    def live_sql(self) -> str:
+        return self.view_sql()
+
     def view_sql(self) -> str:
         equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in self.node.on)
         items = [f"l.{quote(name)}" for name in self.node.inputs[0].columns]

@@ -72,6 +72,9 @@ class FoldStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
+    def live_sql(self) -> str:
+        return self.view_sql()
+
     def view_sql(self) -> str:
         return f"SELECT {', '.join(quote(name) for name in self.node.columns)} FROM {self.states}"
 

@@ -49,6 +49,9 @@ class LatestStep:
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
 
+    def live_sql(self) -> str:
+        return self.view_sql()
+
     def view_sql(self) -> str:
         return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE NOT _deleted"
 

@@ -19,7 +19,7 @@ import pyarrow as pa
 from merganser import sinks
 from merganser.errors import UsageError
 from merganser.flow import Flow
-from merganser.plan import Aggregated, Final, Materialize, Write
+from merganser.plan import Aggregated, Changes, Final, Materialize, Write
 from merganser.scratch import CONFIG
 from merganser.sql import literal, quote
 from merganser.store import Store
@@ -75,6 +75,8 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
         batch = Batch(con, relations, closing, skipped(store, view, cohort))
         con.execute(f"CREATE TABLE expected AS {batch.content(view)}")
         names = [n for n in view.columns if n != "final" or not _windowed(view)]
+        if isinstance(view.input, Changes):
+            names.remove("retracted")
         columns = ", ".join(quote(n) for n in names)
         if isinstance(view, Write):
             _load_sent(con, store, view)
@@ -88,10 +90,29 @@ def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> No
     """The table ``found`` of the rows that a sink has, and those that still wait in the outbox."""
     there = sinks.content(write.sink, write.name, store.identity())
     waiting = store.rows("SELECT seq, value FROM merganser.outbox WHERE sink = ?", [write.name])
-    values = {**{seq: bytes(value) for seq, value in waiting}, **there}
-    con.register("_sent", pa.table({"value": pa.array(values.values(), pa.binary())}))
+    values = {**{seq: value and bytes(value) for seq, value in waiting}, **there}
+    con.register("_sent", pa.table({"_number": list(values), "value": pa.array(values.values(), pa.binary())}))
     spec = literal(json.dumps(write.columns))
-    con.execute(f"CREATE TABLE found AS SELECT unnest(from_json(decode(value), {spec})) FROM _sent")
+    rows = f"SELECT _number, unnest(from_json(decode(value), {spec})) FROM _sent WHERE value IS NOT NULL"
+    con.execute(f"CREATE TABLE found AS {rows}")
+    if isinstance(write.input, Changes):
+        _settle(con, write)
+    con.execute("ALTER TABLE found DROP _number")
+
+
+def _settle(con: duckdb.DuckDBPyConnection, write: Write) -> None:
+    """Make of the changes in ``found`` the rows that are left in the end."""
+    names = ", ".join(quote(n) for n in write.columns if n != "retracted")
+    if write.upserts and write.key is not None:
+        key = quote(write.key)
+        last = f"SELECT DISTINCT ON ({key}) _number, {names} FROM found ORDER BY _number DESC"
+        con.execute(f"CREATE OR REPLACE TABLE found AS {last}")
+        if con.execute("SELECT count(*) FROM _sent WHERE value IS NULL").fetchall() != [(0,)]:
+            # A tombstone's key is not among the values: what is gone is known by its absence from batch SQL alone.
+            con.execute(f"DELETE FROM found WHERE {key} NOT IN (SELECT {key} FROM expected)")
+        return
+    counted = f"SELECT {names}, sum(if(retracted, -1, 1)) AS _left FROM found GROUP BY ALL"
+    con.execute(f"CREATE OR REPLACE TABLE found AS SELECT unnest(range(_left::BIGINT)) AS _number, {names} FROM ({counted})")
 
 
 def _windowed(view: Materialize) -> bool:
@@ -104,7 +125,7 @@ def _windowed(view: Materialize) -> bool:
 def _compare(con: duckdb.DuckDBPyConnection, view: Materialize, names: Sequence[str]) -> ViewCheck:
     """Rows that only one side has, as bags; floating-point columns of aggregates may differ in their last digits."""
     count = con.execute("SELECT count(*) FROM found").fetchall()[0][0]
-    node = view.input.input if isinstance(view.input, Final) else view.input
+    node = view.input.input if isinstance(view.input, (Final, Changes)) else view.input
     loose: dict[str, float] = {}
     note = None
     if isinstance(node, Aggregated):

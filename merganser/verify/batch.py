@@ -17,6 +17,7 @@ from merganser.plan import (
     KEY,
     Aggregated,
     AsOf,
+    Changes,
     Deduplicate,
     Derive,
     Drop,
@@ -61,6 +62,9 @@ class Batch:
         """A SELECT of the view's rows, without ``final``."""
         node = view.input
         assert node is not None
+        if isinstance(node, Changes):
+            assert node.input is not None
+            return self.table(node.input)
         if node.table:
             return self.table(node)
         return f"SELECT {', '.join(quote(n) for n in view.columns)} FROM {self.rows(node)}"
