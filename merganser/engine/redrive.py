@@ -2,7 +2,7 @@
 
 A record that comes back late may change what came after it: which of two is the first of an id, whose state a fold had, which
 rows were late. So the views of its source are built anew beside the old ones, with the mended bytes in their place, and swapped
-with them, with the letters and with the books in one transaction. See docs/decisions/redrive.md.
+with them, with the letters and with the books in one transaction. Sinks are sent nothing. See docs/decisions/redrive.md.
 """
 
 from __future__ import annotations
@@ -84,8 +84,11 @@ def redrive(
 
 
 def _views(store: Store, flows: Sequence[Flow], sources: Sequence[str]) -> list[str]:
-    """The names of all views that read some sources. Raises UsageError if a flow of one is not given."""
-    mine = {v.name for f in flows for v in f.materialized}
+    """The names of all views that read some sources. Raises UsageError if a flow of one is not given.
+
+    Sinks are no views: what was sent cannot be built anew.
+    """
+    mine = {end.name for f in flows for end in f.ends}
     reading = store.rows(
         "SELECT DISTINCT view, flow FROM merganser.views JOIN merganser.commits c USING (view, cohort)"
         " WHERE status = ? AND list_contains(?, c.source)",
@@ -97,7 +100,11 @@ def _views(store: Store, flows: Sequence[Flow], sources: Sequence[str]) -> list[
             f"{', '.join(sources)} is also read by flow {', '.join(missing)}, whose views would miss what comes back:"
             " name its file too"
         )
-    return sorted(view for view, _ in reading)
+    views = {v.name for f in flows for v in f.materialized}
+    found = sorted(view for view, _ in reading if view in views)
+    if not found:
+        raise UsageError(f"no view reads {', '.join(sources)}, only sinks do; and what was sent cannot be built anew")
+    return found
 
 
 def _digest(mends: dict[str, Mends]) -> str:
