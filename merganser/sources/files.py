@@ -22,7 +22,7 @@ from merganser.codecs.csv import CsvCodec
 from merganser.codecs.json import JsonCodec
 from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import Schema
-from merganser.sources import Position
+from merganser.sources import Connector, Position
 from merganser.sources.columnar import ColumnarFile
 from merganser.sources.containers import ContainerFile
 from merganser.sources.delimited import DelimitedFile
@@ -110,6 +110,19 @@ class Files:
     paths: tuple[str, ...]
     partition_by: str | None
     max_record_bytes: int
+
+    @on_users_line
+    def then(self, kafka: Connector) -> Connector:
+        """These files, then a Kafka topic of one partition, as one log: ``files(…).then(kafka("orders", start={0: 1000}))``.
+
+        The files are read to their end, which is final, and then the topic from its ``start`` on.
+        """
+        from merganser.sources.kafka import Kafka
+        from merganser.sources.then import Then
+
+        if not isinstance(kafka, Kafka):
+            raise FlowError("then() takes mg.kafka('topic', …) with one topic")
+        return Then(self, kafka)
 
     def describe(self) -> str:
         by = ", each a partition" if self.partition_by else ""
