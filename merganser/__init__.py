@@ -16,13 +16,17 @@ from merganser.errors import (
     FlowError,
     MerganserError,
     PlanChangedError,
+    QueryError,
     RecordError,
     SourceError,
     StoreError,
+    StoreInUseError,
     UsageError,
+    WaitTimeoutError,
 )
 from merganser.flow import Flow, Stream, source
 from merganser.plan import Source
+from merganser.query.connection import Connection, Result, connect
 from merganser.reference import Reference, reference
 from merganser.registry import registry
 from merganser.secrets import secret
@@ -34,21 +38,27 @@ from merganser.windows import Session, Window, hopping, session, tumbling
 __version__ = _version("merganser")
 
 __all__ = [
+    "Connection",
     "Flow",
     "FlowError",
     "MerganserError",
     "PlanChangedError",
+    "QueryError",
     "RecordError",
     "Reference",
     "Report",
+    "Result",
     "Session",
     "Source",
     "SourceError",
     "StoreError",
+    "StoreInUseError",
     "Stream",
     "UsageError",
+    "WaitTimeoutError",
     "Window",
     "cloudevents",
+    "connect",
     "files",
     "hopping",
     "kafka",

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from html import escape
 from typing import IO, TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -33,7 +34,7 @@ def console(file: IO[str] | None = None) -> Console:
 def plan_text(flow: Flow) -> str:
     """A flow's plan, a line a node, each node once: ``r1 := Filter[orders, amount > 0]``."""
     lines = [f"Flow {flow.name}"]
-    for name, node, of in _named(flow):
+    for name, node, of in named(flow):
         if isinstance(node, Materialize):
             columns = ", ".join(f"{n} {t}" for n, t in node.columns.items())
             lines.append(f"  {name} := {node.line(*of)}  ({columns})")
@@ -46,7 +47,7 @@ def plan_text(flow: Flow) -> str:
 def plan_mermaid(flow: Flow) -> str:
     """A flow's plan as a Mermaid flowchart."""
     lines = ["flowchart LR"]
-    for name, node, of in _named(flow):
+    for name, node, of in named(flow):
         if isinstance(node, Materialize):
             left, right = ("[/", "/]") if isinstance(node, Write) else ("[(", ")]")
             lines += [f'  v_{_id(name)}{left}"{name}"{right}', f"  n_{of[0]} --> v_{_id(name)}"]
@@ -61,7 +62,7 @@ def plan_mermaid(flow: Flow) -> str:
     return "\n".join(lines)
 
 
-def _named(flow: Flow) -> list[tuple[str, Node, list[str]]]:
+def named(flow: Flow) -> list[tuple[str, Node, list[str]]]:
     """Name, node and the names of its inputs, inputs first, each node once."""
     names: dict[Node, str] = {}
     found: list[tuple[str, Node, list[str]]] = []
@@ -87,6 +88,10 @@ def _escaped(text: str) -> str:
 # -- tables and numbers -------------------------------------------------------------------------------------------------
 
 
+SHOWN = 40
+"""Rows of a result that are shown."""
+
+
 def count(number: int) -> str:
     """``1234567`` as ``1,234,567``."""
     return f"{number:,}"
@@ -101,29 +106,77 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
-def table(rows: pa.Table, *, max_rows: int = 40, title: str | None = None) -> Table:
-    """A result as a table; what does not fit is cut, and the caption says so."""
+def table(rows: pa.Table, *, max_rows: int = SHOWN, title: str | None = None, of: int | None = None) -> Table:
+    """A result as a table; what does not fit is cut, and the caption says so. ``of``: how many rows there are, if not all here."""
+    total = len(rows) if of is None else of
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for field in rows.schema:
-        right = pa.types.is_integer(field.type) or pa.types.is_floating(field.type) or pa.types.is_decimal(field.type)
-        made.add_column(field.name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True)
+        made.add_column(field.name, justify="right" if numeric(field.type) else "left", overflow="ellipsis", no_wrap=True)
     for row in zip(*(rows.slice(0, max_rows)[name].to_pylist() for name in rows.column_names)):
         made.add_row(*(cell(value) for value in row))
-    if len(rows) > max_rows:
-        made.caption = f"{count(max_rows)} of {count(len(rows))} rows"
+    if total > max_rows:
+        made.caption = f"{count(max_rows)} of {count(total)} rows"
         made.caption_justify = "left"
     return made
 
 
 def cell(value: Any) -> Text:
     """A value in a table."""
-    if value is None:
-        return Text("NULL", style="dim")
+    return Text("NULL", style="dim") if value is None else Text(shown(value))
+
+
+def shown(value: Any) -> str:
+    """A value for people."""
     if hasattr(value, "isoformat"):
-        return Text(value.isoformat(sep=" ").removesuffix("+00:00") if hasattr(value, "hour") else value.isoformat())
+        return str(value.isoformat(sep=" ").removesuffix("+00:00") if hasattr(value, "year") and hasattr(value, "hour") else value)
     if isinstance(value, bytes):
-        return Text(repr(value)[2:-1])
-    return Text(str(value))
+        return repr(value)[2:-1]
+    return str(value)
+
+
+def _caption(shown: int, rows: int, cut: str | None) -> str:
+    parts = [f"{count(shown)} of {count(rows)} rows" if shown < rows else "", cut or ""]
+    return "; ".join(part for part in parts if part)
+
+
+def table_text(head: pa.Table, rows: int, cut: str | None) -> str:
+    """The first rows of a result as text, and how many there are."""
+    out = console()
+    out.no_color = True
+    with out.capture() as captured:
+        out.print(table(head, max_rows=len(head)))
+    return captured.get().rstrip() + f"\n({_caption(len(head), rows, cut) or f'{count(rows)} rows'})"
+
+
+_STYLE = (
+    "<style scoped>.mg td, .mg th {padding: 2px 10px; text-align: left; white-space: nowrap; max-width: 40em; overflow: hidden;"
+    " text-overflow: ellipsis} .mg .n {text-align: right; font-variant-numeric: tabular-nums} .mg .null {opacity: .5}"
+    " .mg small {opacity: .7}</style>"
+)
+
+
+def table_html(head: pa.Table, rows: int, cut: str | None) -> str:
+    """The first rows of a result for Jupyter, with the types of the columns."""
+    kinds = [' class="n"' if numeric(f.type) else "" for f in head.schema]
+    heads = "".join(
+        f"<th{kind}>{escape(f.name)}<br><small>{escape(str(f.type))}</small></th>" for kind, f in zip(kinds, head.schema)
+    )
+    lines = []
+    for row in zip(*(column.to_pylist() for column in head.columns)):
+        cells = (
+            f"<td{kind}>{'<span class=null>NULL</span>' if value is None else escape(shown(value))}</td>"
+            for kind, value in zip(kinds, row)
+        )
+        lines.append(f"<tr>{''.join(cells)}</tr>")
+    caption = _caption(len(head), rows, cut) or f"{count(rows)} rows"
+    return (
+        f'<div class="mg" style="overflow-x: auto">{_STYLE}<table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table><small>{escape(caption)}</small></div>"
+    )
+
+
+def numeric(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
 def simple(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:

@@ -42,6 +42,14 @@ class UsageError(MerganserError):
     exit_code = 2
 
 
+class QueryError(UsageError):
+    """A query that cannot be answered: a mistake in its SQL, something it must not do, or too much for its limits."""
+
+
+class WaitTimeoutError(MerganserError, TimeoutError):
+    """What was waited for did not come in time."""
+
+
 class SourceError(MerganserError):
     """A source cannot be read on: a file got shorter, was replaced, or cannot be opened."""
 
@@ -52,6 +60,10 @@ class RecordError(MerganserError):
 
 class StoreError(MerganserError):
     """The store cannot be opened or written: held by another process, written by a newer version, disk full."""
+
+
+class StoreInUseError(StoreError):
+    """Another process (or another store object of this one) has the file open."""
 
 
 class PlanChangedError(StoreError):

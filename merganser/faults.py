@@ -43,6 +43,11 @@ POINTS = (
 
 _armed: str | None = None
 _left = 0
+_raise = False
+
+
+class Crash(BaseException):
+    """What a simulated crash raises: nothing catches it but who asked for it."""
 
 
 def arm(name: str, count: int) -> None:
@@ -52,11 +57,20 @@ def arm(name: str, count: int) -> None:
     _armed, _left = name, count
 
 
+def simulate(name: str | None) -> None:
+    """Raise ``Crash`` the next time that this process comes to a point, instead of ending it; None: no longer."""
+    global _armed, _left, _raise
+    _armed, _left, _raise = name, 1, name is not None
+
+
 def point(name: str) -> None:
     """Die here, if a test asked for it."""
     global _left
     if name == _armed:
         _left -= 1
+        if _left <= 0 and _raise:
+            simulate(None)
+            raise Crash
         if _left <= 0:
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from merganser import plan, sinks
 from merganser.aggregates import analyse
@@ -19,6 +19,9 @@ from merganser.sources import Connector
 from merganser.sql import binder, quote
 from merganser.temporal import Temporal, policy
 from merganser.windows import Session, Window
+
+if TYPE_CHECKING:
+    from merganser.notebook import Preview, Running
 
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE", "DECIMAL")
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
@@ -143,6 +146,15 @@ class Flow:
         """Where streams end: the views that are kept, then what is sent on."""
         return [*self.materialized, *self.written]
 
+    def reading(self, connectors: Mapping[str, Connector]) -> Flow:
+        """This flow with other connectors for some of its sources, by name."""
+        sources = {s.name: replace(s, connector=connectors[s.name]) for s in self.sources if s.name in connectors}
+        other = Flow(self.name)
+        other.materialized = [plan.reading(view, sources) for view in self.materialized]
+        other.views = list(self.views)
+        other._sources = self._sources | sources
+        return other
+
     def _free(self, name: str) -> None:
         if not name.isidentifier():
             raise FlowError(f"view name {name!r} must be letters, digits and _, and not begin with a digit")
@@ -155,10 +167,20 @@ class Flow:
 
         return plan_text(self)
 
-    def _repr_markdown_(self) -> str:
-        from merganser.display import plan_mermaid
+    def _repr_html_(self) -> str:
+        from merganser.picture import plan_svg
 
-        return f"```mermaid\n{plan_mermaid(self)}\n```"
+        return plan_svg(self)
+
+    def running(self, store: str | Path | None = None, *, epoch: float = 0.5) -> Running:
+        """Run in the background, reading on as events come: ``with flow.running() as views: views.sql("…")``.
+
+        What is returned is a connection (``mg.connect``) with ``stop()``; what the sources have by now is in its views. Without
+        ``store`` the store is a temporary one, which goes when it stops. ``epoch``: seconds of input committed together.
+        """
+        from merganser.notebook import running
+
+        return running(self, store, epoch=epoch)
 
 
 class Stream(Temporal):
@@ -390,6 +412,12 @@ class Stream(Temporal):
             _column(key, node.columns, "write key")
         self._flow.written.append(plan.Write(users_line(), node.columns, node, name, sink, key))
         return self
+
+    def preview(self, events: int = 5, rows: int = 5) -> Preview:
+        """The first rows after each verb so far, for the first events of the sources; runs in memory, keeps nothing."""
+        from merganser.notebook import preview
+
+        return preview(self._node, events, rows)
 
     def _bind(self, items: Mapping[str, str], node: Node, verb: str) -> Columns:
         for name in items:

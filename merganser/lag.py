@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from merganser.flow import Flow
 from merganser.sources.kafka import Kafka
-from merganser.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +34,12 @@ class Lag:
         return max(0, self.end - self.position)
 
 
-def lags(store: Store, flows: Sequence[Flow] = ()) -> list[Lag]:
-    """The lag of each Kafka partition in a store; with ``flows`` their brokers are asked where the logs end now."""
-    found = store.rows(
+def lags(rows_of: Callable[[str], list[tuple[Any, ...]]], flows: Sequence[Flow] = ()) -> list[Lag]:
+    """The lag of each Kafka partition in a store; with ``flows`` their brokers are asked where the logs end now.
+
+    ``rows_of`` answers a query of the store.
+    """
+    found = rows_of(
         "SELECT source, partition, arg_min(position, seq), max(max_time), any_value(c.at ORDER BY c.at) FROM merganser.positions p"
         " LEFT JOIN (SELECT source, max(committed_at) AS at FROM merganser.commits GROUP BY source) c USING (source)"
         " WHERE position::JSON->>'$.offset' IS NOT NULL GROUP BY source, partition ORDER BY source, partition"

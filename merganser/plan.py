@@ -18,8 +18,8 @@ import hashlib
 import inspect
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
@@ -545,6 +545,21 @@ class View:
     sql: str
     where: str = field(compare=False, repr=False)
     columns: Columns = field(compare=False, repr=False, hash=False)
+
+
+N = TypeVar("N", bound="Node")
+
+
+def reading(node: N, sources: Mapping[str, Source]) -> N:
+    """The same node over other sources, by name."""
+    changes: dict[str, Any] = {}
+    for each in fields(node):
+        value = getattr(node, each.name)
+        if isinstance(value, Node):
+            changes[each.name] = reading(value, sources)
+        elif isinstance(value, Source):
+            changes[each.name] = sources.get(value.name, value)
+    return replace(node, **changes) if changes else node
 
 
 def ordered(ends: Iterable[Node]) -> list[Node]:

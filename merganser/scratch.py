@@ -10,6 +10,7 @@ import pyarrow as pa
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
     "autoload_known_extensions": False,  # an ICU that loads itself would bring the machine's time zone into results
+    "python_enable_replacements": False,  # a table that is not there is not a Python variable that happens to be
 }
 
 REFUSED = (duckdb.Error, UnicodeDecodeError)

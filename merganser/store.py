@@ -23,12 +23,15 @@ from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Place
 from merganser.codecs.mending import Mended
-from merganser.errors import StoreError, UsageError
+from merganser.errors import StoreError, StoreInUseError, UsageError
 from merganser.scratch import CONFIG
 from merganser.sql import literal
 
 FORMAT = 1
 """Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
+
+PATIENCE = 2.0
+"""Seconds to wait for a file that another process has open: queries open it for as long as they take."""
 
 CATALOG = """
 CREATE SCHEMA IF NOT EXISTS merganser;
@@ -120,13 +123,14 @@ class Store:
         config = dict(CONFIG)
         if memory_limit:
             config["memory_limit"] = memory_limit
+        if isinstance(self.path, Path):
+            config["temp_directory"] = f"{self.path}.tmp"
         self.con = duckdb.connect(config=config)
         try:
-            # Under a name of its own: that of the file may be one that the schemas in it have (merganser.duckdb).
-            self.con.execute(f"ATTACH {literal(str(self.path))} AS store{' (READ_ONLY)' if read_only else ''}; USE store")
-        except duckdb.Error as error:
+            self._attach(read_only)
+        except BaseException:
             self.con.close()
-            raise _cannot_open(self.path, error) from None
+            raise
         self._written = 0
         self._checkpointed = time.monotonic()
         try:
@@ -134,6 +138,22 @@ class Store:
         except BaseException:
             self.con.close()
             raise
+
+    def _attach(self, read_only: bool) -> None:
+        # Under a name of its own: that of the file may be one that the schemas in it have (merganser.duckdb).
+        sql = f"ATTACH {literal(str(self.path))} AS store{' (READ_ONLY)' if read_only else ''}; USE store"
+        until = time.monotonic() + (0 if read_only else PATIENCE)
+        while True:
+            try:
+                self.con.execute(sql)
+                break
+            except duckdb.Error as error:
+                found = _cannot_open(self.path, error)
+                if not isinstance(found, StoreInUseError) or time.monotonic() > until:
+                    raise found from None
+                time.sleep(0.02)  # a query may have it open: it is over soon
+        # Those who query this instance get no further than the store, whatever their SQL: see docs/decisions/queries.md.
+        self.con.execute("SET enable_external_access = false; SET lock_configuration = true")
 
     def _check_versions(self, read_only: bool) -> None:
         found = self.rows(
@@ -258,10 +278,12 @@ class Store:
 
 def _cannot_open(path: Path | str, error: duckdb.Error) -> StoreError | UsageError:
     text = str(error)
+    if "already attached" in text:
+        return StoreInUseError(f"{path} is in use by this process already")
     if "lock" in text.lower():
         holder = re.search(r"PID (\d+)", text)
         who = f"process {holder.group(1)}" if holder else "another process"
-        return StoreError(f"{path} is in use by {who}; stop it, or use another --store", where=None)
+        return StoreInUseError(f"{path} is in use by {who}; stop it, or use another --store")
     if "not a valid DuckDB database" in text:
         return UsageError(f"{path} is no DuckDB file; use another --store, or move it away")
     return StoreError(f"cannot open the store {path}: {text.splitlines()[0]}")

@@ -17,6 +17,7 @@ from merganser.cli.running import Watch
 from merganser.dead_letters import Letter, Selection
 from merganser.display import console
 from merganser.errors import UsageError
+from merganser.query.snapshot import books
 from merganser.store import Store
 
 SHOWN = 200
@@ -58,7 +59,7 @@ def list_(selection: Selection, store: str, limit: int, discarded: bool) -> None
     """List them: where they stand, why they were refused, their first bytes."""
     if discarded:
         selection = replace(selection, discarded=True)
-    with Store(store, read_only=True) as opened:
+    with books(store) as opened:
         total = letters_of.count(opened, selection)
         found = letters_of.select(opened, selection, limit)
     if not found:
@@ -82,7 +83,7 @@ def list_(selection: Selection, store: str, limit: int, discarded: bool) -> None
 @store_option
 def show(letter: str, store: str) -> None:
     """Show one whole: all that is known of it, and its bytes."""
-    with Store(store, read_only=True) as opened:
+    with books(store) as opened:
         (found,) = letters_of.select(opened, Selection(ids=(letter,), discarded=True))
     out = console()
     for name in ("id", "source", "view", "partition", "seq", "reason", "detail", "status", "attempts", "epoch", "committed_at"):
@@ -102,7 +103,7 @@ def show(letter: str, store: str) -> None:
 @selecting
 def export(selection: Selection, folder: Path, store: str) -> None:
     """Write the bytes of letters to files in a new FOLDER, to be edited and taken back by `fix --from`."""
-    with Store(store, read_only=True) as opened:
+    with books(store) as opened:
         paths = letters_of.export(opened, selection, folder)
     click.echo(f"wrote {len(paths):,} letters to {folder}; edit them, then:")
     click.echo(f"  merganser dead-letters fix --from {folder} --store {store}")
@@ -145,7 +146,7 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
     if not everything:
         where = "fixed IS NOT NULL" + (f" AND (\n{selection.where}\n)" if selection.where else "")
         selection = replace(selection, where=where)
-        with Store(store, read_only=True) as opened:
+        with books(store) as opened:
             if not letters_of.count(opened, selection):
                 raise UsageError("no such letter was fixed; `dead-letters fix` does that, or --all sends them through as they are")
     watch = Watch("redriving")

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import sys
-import time
-from pathlib import Path
+import warnings
 
 import click
-import duckdb
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.ipc
 from rich.text import Text
 
-from merganser.cli.load import load, store_option
-from merganser.clock import show_time
-from merganser.display import console, plan_mermaid, plan_text, simple, size, table
-from merganser.errors import UsageError
+from merganser.cli.load import load, no_color_option, store_option
+from merganser.cli.show import status_tables
+from merganser.display import SHOWN, console, plan_mermaid, plan_text, table
 from merganser.lag import lags
-from merganser.store import Store
+from merganser.query.connection import Result, connect
+from merganser.query.formats import TEXTS
+from merganser.query.status import shown_lag
 
 
 @click.command()
@@ -33,6 +32,7 @@ def plan(files: tuple[str, ...], mermaid: bool) -> None:
 @click.command()
 @click.argument("sql", metavar="SQL")
 @store_option
+@no_color_option
 @click.option(
     "--format", "kind", default="table", show_default=True, type=click.Choice(["table", "csv", "json", "arrow"]),
     help="json: an object a line; arrow: an IPC stream.",
@@ -40,102 +40,44 @@ def plan(files: tuple[str, ...], mermaid: bool) -> None:
 def query(sql: str, store: str, kind: str) -> None:
     """Run SQL over the views, read only. A lone - reads the SQL from standard input."""
     text = sys.stdin.read() if sql == "-" else sql
-    with Store(store, read_only=True) as opened:
-        try:
-            found = opened.con.sql(text)
-            if found is None:
-                raise UsageError("query takes a SELECT; the views can only be read")
-            rows = found.to_arrow_table()
-        except duckdb.Error as error:
-            raise UsageError(str(error).strip()) from None
+    rows = _found(store, text)
+    if rows.cut:
+        click.echo(f"note: the result was {rows.cut}", err=True)
     if kind == "table":
-        out = console()
-        out.print(table(rows))
-    elif kind == "csv":
-        pyarrow.csv.write_csv(rows, sys.stdout.buffer)
+        console().print(table(rows.head(SHOWN), of=len(rows)))
     elif kind == "arrow":
-        with pyarrow.ipc.new_stream(sys.stdout.buffer, rows.schema) as writer:
-            writer.write_table(rows)
+        with pa.ipc.new_stream(sys.stdout.buffer, rows.schema) as writer:
+            for batch in rows:
+                writer.write_batch(batch)
     else:
-        con = duckdb.connect()
-        con.register("_rows", rows)
-        for (line,) in con.execute("SELECT to_json(_rows)::VARCHAR FROM _rows").fetchall():
-            click.echo(line)
+        _, write = TEXTS[kind]
+        write(rows.schema, rows, sys.stdout.buffer)
 
 
-UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+def _found(store: str, sql: str) -> Result:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said on standard error instead
+        return connect(store).sql(sql)
 
 
 @click.command()
 @store_option
+@no_color_option
 @click.option("--flow", "files", multiple=True, metavar="FLOW.py", help="Ask the brokers of this flow where its topics end now.")
-def status(store: str, files: tuple[str, ...]) -> None:
-    """What the store holds: views, positions, watermarks, lag, the books, sinks, dead letters and late rows."""
-    out = console()
+@click.option("--json", "as_json", is_flag=True, help="As one JSON object.")
+def status(store: str, files: tuple[str, ...], as_json: bool) -> None:
+    """What the store holds: views, positions, watermarks, lag, the books, sinks, dead letters, late rows; and the running flow."""
     flows = load(files)
-    with Store(store, read_only=True) as s:
-        versions = dict(s.rows("SELECT key, value FROM merganser.meta"))
-        out.print(
-            Text(f"{store}: {size(Path(store).stat().st_size)}, merganser {versions['merganser']}, DuckDB {versions['duckdb']}")
-        )
-        views = s.rows(
-            "SELECT view, flow, status, coalesce(cohort, 0) FROM merganser.views ORDER BY flow, cohort NULLS LAST, view"
-        )
-        shown = {v for (v,) in s.rows("SELECT view_name FROM duckdb_views() WHERE schema_name = 'main'")}
-        rows = [
-            (v, f, state, _rows_of(s, v) if v in shown else "-", cohort or "-") for v, f, state, cohort in views
-        ]
-        out.print(simple(["view", "flow", "state", "rows", "cohort"], rows, title="\nviews"))
-        positions = s.rows(
-            "SELECT p.source, p.partition, p.cohort, p.seq, p.max_time, w.watermark,"
-            " parse_filename(p.position::JSON->>'$.file') FROM merganser.positions p"
-            " LEFT JOIN merganser_state.watermarks w USING (cohort, source) ORDER BY ALL LIMIT 200"
-        )
-        out.print(simple(
-            ["source", "partition", "cohort", "position", "newest event", "final up to", "file"],
-            [(a, b, c, n, show_time(t), show_time(w), f or "-") for a, b, c, n, t, w, f in positions],
-            title="\npositions",
-        ))  # fmt: skip
-        found = lags(s, flows)
-        if found:
-            when = "ends asked for now" if flows else "ends as of the last commit; --flow FLOW.py asks for them now"
-            heads = ["source", "partition", "position", "end", "lag", "behind the clock", "last commit"]
-            behind = [
-                (x.source, x.partition, x.position, x.end, x.messages, _behind(x.newest), str(x.committed or "-")[:19])
-                for x in found[:200]
-            ]
-            out.print(simple(heads, behind, title=f"\nlag in messages ({when})"))
-        books = s.rows(
-            "SELECT view, source, sum(read)::BIGINT, sum(applied)::BIGINT, sum(filtered)::BIGINT, sum(late)::BIGINT,"
-            " sum(duplicate)::BIGINT, sum(dead)::BIGINT FROM merganser.commits GROUP BY ALL ORDER BY ALL"
-        )
-        balanced = [(*b, "yes" if b[2] == sum(b[3:]) else "NO") for b in books]
-        heads = ["view", "source", "read", "applied", "filtered", "late", "duplicate", "dead", "balance"]
-        out.print(simple(heads, balanced, title="\nbooks (events)"))
-        sinks = s.rows(
-            "SELECT sink, seq, sent, (SELECT count(*) FROM merganser.outbox o WHERE o.sink = s.sink AND o.seq > s.sent)"
-            " FROM merganser.sinks s ORDER BY sink"
-        )
-        if sinks:
-            out.print(simple(["sink", "rows", "sent", "in the outbox"], sinks, title="\nsinks"))
-        dead = s.rows("SELECT source, reason, count(*) FROM merganser.dead_letters GROUP BY ALL ORDER BY ALL")
-        if dead:
-            out.print(simple(["source", "reason", "records"], dead, title="\ndead letters"))
-        late = s.rows("SELECT view, source, count(*), max(watermark - event_time)::VARCHAR FROM merganser.late GROUP BY ALL")
-        if late:
-            out.print(simple(["view", "source", "rows", "latest by"], late, title="\nlate rows"))
-
-
-def _behind(newest: int | None) -> str:
-    """How far the newest event is behind the clock, in its largest unit."""
-    if newest is None:
-        return "-"
-    seconds = max(0, time.time_ns() // 1000 - newest) // 1_000_000
-    return next(f"{seconds // size:,} {unit}" for unit, size in UNITS if seconds >= size or size == 1)
-
-
-def _rows_of(store: Store, view: str) -> int:
-    return int(store.value(f'SELECT count(*) FROM "{view}"'))
+    connection = connect(store)
+    found = connection.status()
+    if flows:
+        found["lag"] = [shown_lag(each) for each in lags(lambda sql: connection.sql(sql).fetchall(), flows)]
+    if as_json:
+        click.echo(json.dumps(found))
+        return
+    out = console()
+    for part in status_tables(found, asked=bool(flows)):
+        out.print(part)
 
 
 @click.command()

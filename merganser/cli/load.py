@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
-from merganser.errors import MerganserError, UsageError
+from merganser.clock import duration
+from merganser.errors import FlowError, MerganserError, UsageError
 from merganser.flow import Flow
 
 store_option = click.option(
@@ -18,6 +21,29 @@ store_option = click.option(
 )
 workers_option = click.option(
     "--workers", default=1, show_default=True, type=click.IntRange(1, 64), help="Threads that decode."
+)
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else max(0.05, duration(value, "--every") / 1e6)
+    except FlowError as error:
+        raise click.BadParameter(error.message) from None
+
+
+def every_option(default: str | None, what: str) -> Callable[[Any], Any]:
+    """``--every``, in seconds."""
+    shown = default is not None
+    return click.option("--every", metavar="DURATION", default=default, show_default=shown, callback=_seconds, help=what)
+
+
+def _colourless(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        os.environ["NO_COLOR"] = "1"  # what the environment variable does, which all that writes here obeys
+
+
+no_color_option = click.option(
+    "--no-color", is_flag=True, expose_value=False, callback=_colourless, help="No colours; so does NO_COLOR=1."
 )
 
 

@@ -18,8 +18,9 @@ from merganser.clock import MIN_TIME, duration, show_time
 from merganser.display import console, count, simple
 from merganser.engine import Report
 from merganser.engine.committer import Progressed
-from merganser.errors import FlowError
+from merganser.errors import FlowError, UsageError
 from merganser.flow import Flow
+from merganser.query.server import LOOPBACK, Address
 from merganser.sql import quote
 from merganser.store import Store
 
@@ -34,6 +35,21 @@ def _epoch(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
         raise click.BadParameter(error.message) from None
 
 
+serve_option = click.option(
+    "--serve", metavar="[HOST:]PORT", help="Where to answer queries while it runs.  [default: 127.0.0.1, any free port]"
+)
+no_serve_option = click.option("--no-serve", is_flag=True, help="Answer no queries while it runs.")
+
+
+def _address(serve: str | None, no_serve: bool) -> Address | None:
+    if serve and no_serve:
+        raise UsageError("--serve and --no-serve: give one of them")
+    address = Address.parse(serve) if serve else Address()
+    if address.host not in LOOPBACK:
+        click.echo(f"note: answers whoever has the token at {address.host}:{address.port}, unencrypted", err=True)
+    return None if no_serve else address
+
+
 @click.command()
 @click.argument("files", metavar="FLOW.py...", nargs=-1, required=True)
 @store_option
@@ -41,7 +57,18 @@ def _epoch(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
 @click.option("--epoch", default="1s", show_default=True, callback=_epoch, help="How much time is committed together.")
 @workers_option
 @click.option("--accept-gap", is_flag=True, help="Go on, and record it, where a log has lost records that were not read yet.")
-def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers: int, accept_gap: bool) -> None:
+@serve_option
+@no_serve_option
+def run(
+    files: tuple[str, ...],
+    store: str,
+    follow: bool,
+    epoch: float,
+    workers: int,
+    accept_gap: bool,
+    serve: str | None,
+    no_serve: bool,
+) -> None:
     """Bring the views of flows up to date.
 
     Goes on where the store is, and ends at the end of the input (unless --follow). It may be stopped or killed at any
@@ -51,7 +78,8 @@ def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers:
     watch = Watch("reading")
     with watch.shown():
         report = engine.run(
-            flows, store, follow=follow, epoch=epoch, workers=workers, progress=watch.begin, accept_gap=accept_gap
+            flows, store, follow=follow, epoch=epoch, workers=workers, progress=watch.begin, accept_gap=accept_gap,
+            serve=_address(serve, no_serve),
         )
     _summary(flows, store, report, files)
 
@@ -61,7 +89,11 @@ def run(files: tuple[str, ...], store: str, follow: bool, epoch: float, workers:
 @click.option("--flow", "files", multiple=True, required=True, metavar="FLOW.py", help="The file of the view's flow.")
 @store_option
 @workers_option
-def rebuild(views: tuple[str, ...], files: tuple[str, ...], store: str, workers: int) -> None:
+@serve_option
+@no_serve_option
+def rebuild(
+    views: tuple[str, ...], files: tuple[str, ...], store: str, workers: int, serve: str | None, no_serve: bool
+) -> None:
     """Build views anew from the start of their sources, beside the old ones, and swap them.
 
     For a view whose plan was changed. The old one can be queried until the swap, which is one transaction. A rebuild
@@ -70,7 +102,9 @@ def rebuild(views: tuple[str, ...], files: tuple[str, ...], store: str, workers:
     flows = load(files)
     watch = Watch("rebuilding")
     with watch.shown():
-        report = engine.rebuild(flows, views, store, workers=workers, progress=watch.begin)
+        report = engine.rebuild(
+            flows, views, store, workers=workers, progress=watch.begin, serve=_address(serve, no_serve)
+        )
     if report.stopped:
         click.echo("stopped before the end: the old views are as they were; call it again to go on", err=True)
         sys.exit(1)

@@ -45,6 +45,10 @@ class Progressed:
     epochs: int = 0
     watermark: int = MIN_TIME
     commit_seconds: float = 0.0
+    """Of the last commit."""
+    commit_seconds_total: float = 0.0
+    committed_to: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By source and partition: the records behind what is committed."""
 
 
 @dataclass(slots=True)
@@ -200,6 +204,10 @@ class Committer:
         p.duplicate += sum(b.duplicate for b in books)
         p.epochs += 1
         p.commit_seconds = seconds
+        p.commit_seconds_total += seconds
+        for x in cut.prepared:
+            key = x.source, x.partition
+            p.committed_to[key] = max(p.committed_to.get(key, 0), x.end)
         marks = [c.watermarks(s).final for c in self.cohorts for s in c.sources]
         p.watermark = min((m for m in marks if m > MIN_TIME), default=MIN_TIME)
 

@@ -48,6 +48,12 @@ class Shared:
     finished: set[tuple[str, str]] = field(default_factory=set)
     ended: set[tuple[str, str]] = field(default_factory=set)
     last_news: float = field(default_factory=time.monotonic)
+    read_to: dict[tuple[str, str], int] = field(default_factory=dict)
+    """By source and partition: the records behind what was read."""
+    asked: float = float("-inf")
+    """When somebody last asked whether all that there is has been read: lanes then look for partitions at once."""
+    looked: dict[str, float] = field(default_factory=dict)
+    """By lane: when it last listed its partitions and then found nothing to read in any."""
     lanes: list[Lane] = field(default_factory=list)
 
     def release(self, committed: Mapping[tuple[str, str], Position]) -> None:
@@ -59,8 +65,8 @@ class Shared:
 class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
     """Reads its share of a source's partitions."""
 
-    def __init__(self, source: Source, index: int, count: int, shared: Shared) -> None:
-        self._source, self._index, self._count, self._shared = source, index, count, shared
+    def __init__(self, name: str, source: Source, index: int, count: int, shared: Shared) -> None:
+        self._name, self._source, self._index, self._count, self._shared = name, source, index, count, shared
         self._reader: Reader | None = None
         self._reading: set[str] = set()
         self._done: set[str] = set()
@@ -81,10 +87,13 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
             self._shared.last_news = time.monotonic()
             faults.point("read.after")
         elif not self._shared.follow and not self._reading:
+            self._shared.looked[self._name] = float("inf")
             raise StopIteration
-        elif self._shared.pending:
-            # Bytewax asks the store whether to commit only in epochs in which something came to it.
-            return [("tick", None)]
+        else:
+            self._shared.looked[self._name] = self._listed
+            if self._shared.pending:
+                # Bytewax asks the store whether to commit only in epochs in which something came to it.
+                return [("tick", None)]
         return [(f"{c.partition}/{c.seq}", c) for c in chunks]
 
     def next_awake(self) -> datetime | None:
@@ -117,6 +126,7 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
         while nbytes < most and (chunk := self._reader.read(self._shared.chunk_bytes)) is not None:
             chunks.append(chunk)
             nbytes += chunk.nbytes
+            self._shared.read_to[chunk.source, chunk.partition] = chunk.end
             self._shared.progressed.read += chunk.records
             self._shared.progressed.read_bytes += chunk.nbytes
         for name, for_ever in self._reader.finished():
@@ -140,7 +150,9 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
     def _add_new(self, reader: Reader) -> None:
         """Add partitions that are new. While following, it looks for them again and again."""
         now = time.monotonic()
-        if now - self._listed < LIST_AGAIN or (self._listed > 0 and not self._shared.follow):
+        if self._listed > 0 and not self._shared.follow:
+            return
+        if now - self._listed < LIST_AGAIN and self._listed >= self._shared.asked:
             return
         self._listed = now
         for name in self._source.connector.partitions():
@@ -159,12 +171,13 @@ class Lanes(FixedPartitionedSource[tuple[str, Chunk | None], None]):
             for index in range(count):
                 self._lanes[f"{source.name}/{index}"] = (source, index, count)
         self._shared = shared
+        shared.looked.update(dict.fromkeys(self._lanes, float("-inf")))
 
     def list_parts(self) -> list[str]:
         return list(self._lanes)
 
     def build_part(self, step_id: str, for_part: str, resume_state: None) -> Lane:
         source, index, count = self._lanes[for_part]
-        lane = Lane(source, index, count, self._shared)
+        lane = Lane(for_part, source, index, count, self._shared)
         self._shared.lanes.append(lane)
         return lane

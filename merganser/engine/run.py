@@ -13,7 +13,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -32,9 +32,11 @@ from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.committer import Committer, Cut, Progressed, behind
 from merganser.engine.delivery import Delivery
 from merganser.engine.lanes import Lanes, Shared
+from merganser.engine.live import LiveRun
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
 from merganser.plan import Deduplicate, Node, Source, Write, by_workers, ordered, worker_ends
+from merganser.query.server import Address, Server
 from merganser.sources import Position
 from merganser.store import Store
 
@@ -59,13 +61,14 @@ class Report:
 
 def run(
     flows: Sequence[Flow],
-    store: str | Path = "merganser.duckdb",
+    store: str | Path | Store = "merganser.duckdb",
     *,
     follow: bool = False,
     epoch: float = 1.0,
     workers: int = 1,
     progress: Callable[[Progressed], None] | None = None,
     stop: threading.Event | None = None,
+    serve: Address | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     epoch_bytes: int = EPOCH_BYTES,
     accept_gap: bool = False,
@@ -74,13 +77,14 @@ def run(
 
     Without ``follow`` it ends at the end of the input; with it, when ``stop`` is set or on SIGINT or SIGTERM (which
     are handled if this is the main thread). ``epoch``: seconds of input that are committed together. ``progress`` is
-    given the live counts once, before it starts. ``accept_gap``: go on where a log has lost records. Raises
-    MerganserError; whatever was committed stays.
+    given the live counts once, before it starts. ``accept_gap``: go on where a log has lost records. ``serve``: where to
+    answer queries meanwhile, if at all. A ``Store`` stays open. Raises MerganserError; whatever was committed stays.
     """
-    with Store(store) as opened:
+    with nullcontext(store) if isinstance(store, Store) else Store(store) as opened:
         opened_cohorts, notes = changes.open_cohorts(opened, flows)
         job = Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap)
-        return job.run(progress, tuple(notes))
+        with _serving(opened, job, serve):
+            return job.run(progress, tuple(notes))
 
 
 def rebuild(
@@ -92,6 +96,7 @@ def rebuild(
     workers: int = 1,
     progress: Callable[[Progressed], None] | None = None,
     stop: threading.Event | None = None,
+    serve: Address | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     epoch_bytes: int = EPOCH_BYTES,
     begin: str | None = None,
@@ -104,14 +109,29 @@ def rebuild(
     with Store(store) as opened:
         cohorts, building = changes.open_rebuild(opened, flows, views)
         job = Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
-        report = job.run(progress, (), building=building)
-        if not report.stopped:
-            faults.point("rebuild.before")
-            for cohort in cohorts:
-                changes.swap(opened, cohort)
-            faults.point("rebuild.after")
-            opened.checkpoint()
+        with _serving(opened, job, serve):
+            report = job.run(progress, (), building=building)
+            if not report.stopped:
+                faults.point("rebuild.before")
+                for cohort in cohorts:
+                    changes.swap(opened, cohort)
+                faults.point("rebuild.after")
+                opened.checkpoint()
         return report
+
+
+@contextmanager
+def _serving(store: Store, job: Job, address: Address | None) -> Iterator[None]:
+    """Answer queries meanwhile, if there is an address to do so at."""
+    if address is None or not isinstance(store.path, Path):
+        yield
+        return
+    server = Server(store.path, store.con, LiveRun(job.progressed, job.shared), address)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 class Job:

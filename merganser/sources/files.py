@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -126,7 +127,8 @@ class Files:
 
     def describe(self) -> str:
         by = ", each a partition" if self.partition_by else ""
-        return f"files {' '.join(self.paths)}{by}"
+        near = (min(path, os.path.relpath(path), key=len) for path in self.paths)
+        return f"files {' '.join(near)}{by}"
 
     def found(self) -> list[str]:
         """The files there are now, in the order of their names."""

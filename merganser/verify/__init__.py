@@ -20,6 +20,8 @@ from merganser import sinks
 from merganser.errors import UsageError
 from merganser.flow import Flow
 from merganser.plan import Aggregated, Changes, Final, Materialize, Write
+from merganser.query.connection import connect
+from merganser.query.snapshot import copy
 from merganser.scratch import CONFIG
 from merganser.sql import literal, quote
 from merganser.store import Store
@@ -54,22 +56,33 @@ def verify(
     views: Sequence[str] | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> list[ViewCheck]:
-    """Compare views with batch SQL. The store is opened read only; ``progress`` is called with each view's name."""
+    """Compare views with batch SQL, as of one commit; a flow may be running. ``progress`` is called with each view's name."""
     wanted = [v for flow in flows for v in flow.ends if views is None or v.name in views]
-    with Store(store, read_only=True) as opened, tempfile.TemporaryDirectory() as folder:
+    connection = connect(store)
+    there = {row[0] for row in connection.sql("SELECT view FROM merganser.views WHERE status <> 'building'").fetchall()}
+    missing = [v.name for v in wanted if v.name not in there]
+    if missing:
+        raise UsageError(f"{', '.join(missing)} is not in {store}; run its flow first")
+    with tempfile.TemporaryDirectory() as folder:
+        snapshot = Path(folder) / "snapshot.duckdb"
+        copy(connection, [v.name for v in wanted if not isinstance(v, Write)], snapshot, books=True)
+        return _checks(snapshot, wanted, Path(folder), progress)
+
+
+def _checks(
+    snapshot: Path, wanted: Sequence[Materialize], folder: Path, progress: Callable[[str], None] | None
+) -> list[ViewCheck]:
+    with Store(snapshot, read_only=True) as opened:
         checks = []
         for view in wanted:
             if progress:
                 progress(view.name)
-            checks.append(_check(opened, view, Path(folder) / f"{view.name}.duckdb"))
+            checks.append(_check(opened, view, folder / f"{view.name}.duckdb"))
         return checks
 
 
 def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
-    found = store.rows("SELECT cohort FROM merganser.views WHERE view = ? AND status <> 'building'", [view.name])
-    if not found:
-        raise UsageError(f"view {view.name!r} is not in {store.path}; run its flow first")
-    cohort = int(found[0][0])
+    cohort = int(store.value("SELECT cohort FROM merganser.views WHERE view = ? AND status <> 'building'", [view.name]))
     with duckdb.connect(str(path), config=CONFIG) as con:
         relations, closing = load(con, store, view, cohort)
         batch = Batch(con, relations, closing, skipped(store, view, cohort))
@@ -90,6 +103,8 @@ def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> No
     """The table ``found`` of the rows that a sink has, and those that still wait in the outbox."""
     there = sinks.content(write.sink, write.name, store.identity())
     waiting = store.rows("SELECT seq, value FROM merganser.outbox WHERE sink = ?", [write.name])
+    last = store.value("SELECT seq FROM merganser.sinks WHERE sink = ?", [write.name]) or 0
+    there = {seq: value for seq, value in there.items() if seq <= last}  # a flow may have gone on since
     values = {**{seq: value and bytes(value) for seq, value in waiting}, **there}
     con.register("_sent", pa.table({"_number": list(values), "value": pa.array(values.values(), pa.binary())}))
     spec = literal(json.dumps(write.columns))

@@ -239,7 +239,7 @@ def test_the_lag_of_a_flow(kafka: Kafka, tmp_path: Path) -> None:
     mg.run([flow], store)
     kafka.send(topic, {"id": 3, "at": "2026-01-03"}, partition=1)
     with Store(store, read_only=True) as opened:
-        known, now = lags(opened), lags(opened, [flow])
+        known, now = lags(opened.rows), lags(opened.rows, [flow])
     day = 86_400_000_000
     assert [(x.partition, x.position, x.end, x.messages) for x in known] == [(f"{topic}/0", 2, 2, 0), (f"{topic}/1", 0, 0, 0)]
     assert [(x.end, x.messages, x.newest) for x in now] == [(2, 0, 1_767_225_600_000_000 + day), (1, 1, None)]

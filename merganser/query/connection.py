@@ -1,0 +1,321 @@
+"""``mg.connect``: ask a store whether a flow is running on it or not."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, TypeVar
+
+import pyarrow as pa
+
+from merganser import display
+from merganser.errors import StoreError, StoreInUseError, UsageError, WaitTimeoutError
+from merganser.query import sidecar
+from merganser.query.client import GoneError, Remote
+from merganser.query.reading import MAX_BYTES, MAX_ROWS, SECONDS, Answer, Limits, Query
+from merganser.query.sidecar import Holder
+from merganser.query.status import Status
+from merganser.query.status import status as status_of
+from merganser.store import Store
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+T = TypeVar("T")
+
+PATIENCE = 10.0
+"""Seconds to wait for a flow that has opened the store and does not answer yet, or is just closing it."""
+
+_opening = threading.Lock()
+"""DuckDB refuses to open a file twice in one process."""
+
+
+def connect(store: str | Path = "merganser.duckdb", *, token: str | None = None) -> Connection:
+    """A connection to a store, for reading.
+
+    While a flow runs on it the flow is asked, over loopback, otherwise the file is opened for as long as a query takes: so
+    flows may start and stop between any two queries. ``store`` may also be the address of a flow that serves elsewhere
+    (``http://host:port``); then ``token`` (or ``MERGANSER_TOKEN``) is its token. Raises UsageError where there is no store.
+    """
+    return Connection(store, token)
+
+
+class Connection:
+    """What ``connect`` returns. May be used from several threads."""
+
+    def __init__(self, store: str | Path, token: str | None = None) -> None:
+        self._address: Holder | None = None
+        self.path = Path(store)
+        if str(store).startswith(("http://", "https://")):
+            given = token or os.environ.get("MERGANSER_TOKEN", "")
+            if not given:
+                raise UsageError(f"{store} asks for a token: connect(…, token=…), or set MERGANSER_TOKEN")
+            self._address = Holder(str(store), given, 0, "")
+        elif not self.path.exists() and sidecar.read(self.path) is None:
+            raise UsageError(f"there is no store {self.path}; `merganser run FLOW.py --store {self.path}` makes one")
+
+    def sql(
+        self, query: str, *, max_rows: int | None = MAX_ROWS, max_bytes: int | None = MAX_BYTES, timeout: float = SECONDS
+    ) -> Result:
+        """The rows of one SELECT, as of one commit. Raises QueryError, also after ``timeout`` seconds.
+
+        A result that is larger than ``max_rows`` or ``max_bytes`` (of Arrow data; None: no limit) is cut; then its ``cut``
+        says so, and so does a warning.
+        """
+        return self._read([query], Limits(max_rows, max_bytes, timeout))[0]
+
+    def read(
+        self,
+        queries: Sequence[str],
+        *,
+        max_rows: int | None = MAX_ROWS,
+        max_bytes: int | None = MAX_BYTES,
+        timeout: float = SECONDS,
+    ) -> list[Result]:
+        """The rows of several queries, all as of the same commit."""
+        return self._read(queries, Limits(max_rows, max_bytes, timeout))
+
+    def _read(self, queries: Sequence[str], limits: Limits) -> list[Result]:
+        answer = self._ask(lambda remote: remote.read(queries, limits), lambda store: _answered(store, queries, limits))
+        results = _results(answer)
+        for result in results:
+            if result.cut:
+                warnings.warn(f"the result was {result.cut}; sql(…, max_rows=, max_bytes=) sets other limits", stacklevel=3)
+        return results
+
+    def views(self) -> Result:
+        """The views that there are: name, flow, state, columns."""
+        return self.sql(
+            "SELECT view, flow, status AS state, (SELECT list(column_name || ' ' || data_type ORDER BY column_index)"
+            " FROM duckdb_columns() c WHERE c.database_name = 'store' AND c.schema_name = 'main' AND c.table_name = view)"
+            " AS columns FROM merganser.views WHERE status <> 'building' ORDER BY view"
+        )
+
+    def dead_letters(self) -> Result:
+        """The records that could not be decoded or applied, with their bytes and the reason."""
+        return self.sql("FROM merganser.dead_letters ORDER BY source, partition, seq")
+
+    def status(self) -> Status:
+        """What the store holds, and what the flow is doing if one runs: what ``merganser status --json`` prints."""
+
+        def direct(store: Store) -> Status:
+            def read(statements: Sequence[str]) -> list[pa.Table]:
+                return [result.arrow() for result in answered(store, statements, Limits())]
+
+            return status_of(read, str(self.path), None)
+
+        return self._ask(lambda remote: remote.status(), direct)
+
+    def wait_for(self, position: Mapping[str, Mapping[str, Any]] | str = "now", timeout: float = 60.0) -> None:
+        """Wait until the views have what was written before this call (read your writes). Raises WaitTimeoutError.
+
+        ``"now"``: everything that a running flow finds in its sources now. Or how far each partition of each source must be
+        read: ``{"orders": {"0": 1200}}`` in records, ``{"orders": {"0": {"offset": 1200}}}`` by what its position has.
+        """
+        until = time.monotonic() + timeout
+        if position != "now" and not isinstance(position, Mapping):
+            raise UsageError(f"wait_for({position!r}): give 'now', or source → partition → position")
+        found = ""
+        while (left := until - time.monotonic()) > 0:
+            if isinstance(position, Mapping):
+                found = self._behind(position)
+                if not found:
+                    return
+                time.sleep(min(0.05, left))
+                continue
+            holder = self._address or sidecar.read(self.path)
+            found = "it is still reading" if holder else f"no flow is running on {self.path}"
+            try:
+                if holder and Remote(holder).wait(left):
+                    return
+            except GoneError:
+                found = f"no flow is running on {self.path}"
+            time.sleep(0.05)
+        raise WaitTimeoutError(f"not there after {timeout:g} seconds: {found}")
+
+    def _behind(self, position: Mapping[str, Mapping[str, Any]]) -> str:
+        """What has not been read as far as wanted; empty if everything has."""
+        rows = self.sql("SELECT source, partition, seq, position FROM merganser.positions").fetchall()
+        for source, partitions in position.items():
+            for partition, wanted in partitions.items():
+                reached = [(seq, text) for s, p, seq, text in rows if (s, p) == (source, str(partition))]
+                if not reached or any(_before(seq, text, wanted) for seq, text in reached):
+                    return f"partition {partition!r} of source {source!r} is at {min(reached, default='its start')}"
+        return ""
+
+    def _ask(self, remote: Callable[[Remote], T], direct: Callable[[Store], T]) -> T:
+        """Ask the flow that holds the store, or open the file; whichever is possible first."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            holder = self._address or sidecar.read(self.path)
+            if holder is not None:
+                try:
+                    return remote(Remote(holder))
+                except GoneError as error:
+                    if self._address:
+                        raise StoreError(error.message) from None
+            try:
+                with _opening, Store(self.path, read_only=True) as store:
+                    return direct(store)
+            except StoreInUseError as error:
+                if time.monotonic() > until:
+                    raise StoreInUseError(f"{error.message}. It answers no queries: was it started with --no-serve?") from None
+                time.sleep(0.05)
+
+    def close(self) -> None:
+        """Nothing is open between queries; here so that a connection can be used like others."""
+
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"merganser.connect({(self._address.url if self._address else str(self.path))!r})"
+
+
+class Result:
+    """The rows of a query: a stream in Arrow's format, in memory or in a temporary file, that may be read any number of times.
+
+    ``epoch``: the commit that it shows. ``cut``: the limit at which it ends before its end, or None.
+    """
+
+    def __init__(self, data: _Shared, at: int, epoch: int, rows: int, cut: str | None) -> None:
+        self._data, self._at = data, at
+        self.epoch, self.cut, self._rows = epoch, cut, rows
+        self.schema: pa.Schema = self.reader().schema
+
+    @property
+    def columns(self) -> list[str]:
+        return list(self.schema.names)
+
+    def __len__(self) -> int:
+        return self._rows
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        """The rows, a batch (of some thousand) at a time."""
+        yield from self.reader()
+
+    def reader(self) -> pa.RecordBatchReader:
+        """The rows as what other Arrow libraries read; each call begins anew."""
+        return pa.ipc.open_stream(pa.PythonFile(_Place(self._data, self._at), "r"))
+
+    def arrow(self) -> pa.Table:
+        return pa.Table.from_batches(list(self), self.schema)
+
+    def df(self) -> pandas.DataFrame:
+        """As a pandas DataFrame (``pip install pandas``)."""
+        _needed("pandas", "df()")
+        return self.arrow().to_pandas()
+
+    def pl(self) -> polars.DataFrame:
+        """As a Polars DataFrame (``pip install polars``)."""
+        _needed("polars", "pl()")
+        import polars
+
+        frame = polars.from_arrow(self.arrow())
+        assert isinstance(frame, polars.DataFrame)
+        return frame
+
+    def fetchall(self) -> list[tuple[Any, ...]]:
+        """As Python values."""
+        return [row for batch in self for row in zip(*(column.to_pylist() for column in batch.columns))]
+
+    def head(self, rows: int) -> pa.Table:
+        """The first rows."""
+        head: list[pa.RecordBatch] = []
+        for batch in self:
+            head.append(batch.slice(0, rows - sum(map(len, head))))
+            if sum(map(len, head)) >= rows:
+                break
+        return pa.Table.from_batches(head, self.schema)
+
+    def __repr__(self) -> str:
+        return display.table_text(self.head(display.SHOWN), self._rows, self.cut)
+
+    def _repr_html_(self) -> str:
+        return display.table_html(self.head(display.SHOWN), self._rows, self.cut)
+
+
+class _Shared:
+    """A file that several read, from whatever threads; closed when the last of them is forgotten."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._lock = file, threading.Lock()
+        weakref.finalize(self, file.close)
+
+    def read(self, at: int, size: int) -> bytes:
+        with self._lock:
+            self._file.seek(at)
+            return self._file.read(size)
+
+
+class _Place:
+    """A place of its own in such a file, as Arrow wants to see files."""
+
+    closed = False
+
+    def __init__(self, data: _Shared, at: int) -> None:
+        self._data, self._at = data, at
+
+    def read(self, size: int = -1) -> bytes:
+        found = self._data.read(self._at, size)
+        self._at += len(found)
+        return found
+
+    def tell(self) -> int:
+        return self._at
+
+    def close(self) -> None:
+        pass
+
+
+def _needed(package: str, call: str) -> None:
+    try:
+        __import__(package)
+    except ImportError:
+        raise UsageError(f"{call} needs {package}: pip install {package}") from None
+
+
+def answered(store: Store, statements: Sequence[str], limits: Limits) -> list[Result]:
+    """The rows of some queries of an open store."""
+    return _results(_answered(store, statements, limits))
+
+
+def _answered(store: Store, statements: Sequence[str], limits: Limits) -> Answer:
+    query = Query(statements, limits)
+    timer = threading.Timer(limits.seconds, query.overdue)
+    timer.daemon = True
+    timer.start()
+    try:
+        return query.run(store.con)
+    finally:
+        timer.cancel()
+
+
+def _results(answer: Answer) -> list[Result]:
+    """The results in an answer, which share its file."""
+    results, at, data = [], 0, _Shared(answer.data)
+    for rows, cut, nbytes in zip(answer.rows, answer.cut, answer.bytes):
+        results.append(Result(data, at, answer.epoch, rows, cut))
+        at += nbytes
+    return results
+
+
+def _before(seq: int, text: str, wanted: Any) -> bool:
+    """Whether a position is before the wanted one: of records, or of the values that are named, in their order."""
+    if isinstance(wanted, int):
+        return seq < wanted
+    position = json.loads(text) or {}
+    if not isinstance(wanted, Mapping) or not wanted.keys() <= position.keys():
+        raise UsageError(f"wait_for(): a position here has {', '.join(position)}; not {wanted!r}")
+    return bool(tuple(position[name] for name in wanted) < tuple(wanted.values()))
+
