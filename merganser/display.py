@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from datetime import timedelta
 from html import escape
 from typing import IO, TYPE_CHECKING, Any
 
@@ -131,6 +132,9 @@ def shown(value: Any) -> str:
         return str(value.isoformat(sep=" ").removesuffix("+00:00") if hasattr(value, "year") and hasattr(value, "hour") else value)
     if isinstance(value, bytes):
         return repr(value)[2:-1]
+    if isinstance(value, pa.MonthDayNano):
+        months = f"{value.months} months " if value.months else ""
+        return f"{months}{timedelta(days=value.days, microseconds=value.nanoseconds // 1000)}"
     return str(value)
 
 
