@@ -54,8 +54,6 @@ def content(connector: Kafka, name: str, sender: str) -> dict[int, bytes | None]
 def check(connector: Kafka) -> None:
     if len(connector.names) != 1 or connector.names[0].startswith("^"):
         raise FlowError(f"write() takes one topic, not {' '.join(connector.names)}")
-    if connector.format != "json":
-        raise FlowError(f"write(mg.kafka(…, format={connector.format!r})): rows are sent as JSON only, so far")
     if any(origin != "key" for _, origin in connector.columns):
         raise FlowError("write(mg.kafka(…)): columns= is for sources; key= names the column of the key")
     if connector.format != "json" or connector.registry is not None:
