@@ -46,6 +46,7 @@ lint: .venv/.installed  ## check style and types
 
 bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
 	$(BIN)/python benchmarks/run.py
+	$(BIN)/python benchmarks/queries.py
 	$(BIN)/python -m benchmarks.formats
 
 soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
