@@ -59,8 +59,14 @@ class Generated:
         self.source, self.at, self.ended = source, 0, False
         return self
 
-    def origin(self, positions: Sequence[Mapping[str, Any]]) -> None:
+    def origin(self, positions: Sequence[Mapping[str, Any]], *, late: bool = False, whole: bool = False) -> None:
         return None
+
+    def moved(self, old: Mapping[str, Any] | None, new: Mapping[str, Any]) -> Mapping[str, Any]:
+        return new
+
+    def replayed(self, begin: str) -> Generated:
+        return self
 
     def codec(self, schema: Schema, time: str | None = None) -> Generated:
         return self

@@ -56,6 +56,7 @@ class AggregateStep:
         }
         self.keys = [*(quote(name) for name in node.by), "_w"]
         self.results = {n: t for n, t in node.columns.items() if not (node.window and n == "final")}
+        self._put_aside = 0
         self._begun: Starts = np.zeros(0, np.int64)
         """The starts of the windows that the open table has, in order."""
 
@@ -168,30 +169,40 @@ class AggregateStep:
         faults.point("step.aggregate")
         (rows,) = inputs
         outcome = Outcome()
-        if self.emits:
-            con.execute(f"CREATE OR REPLACE TEMP TABLE _final AS FROM {self.closed} LIMIT 0")
+        self._put_aside = 0
         if rows is not None and rows.count:
             outcome = self._late(con, rows, epoch)
             self._take(con, rows, epoch)
         self._close(con, epoch)
         return Emitted((outcome,), self._emit(con) if self.emits else None)
 
-    @property
-    def _closing(self) -> str:
-        """Where windows go that close in an epoch: to the table of closed ones, or first to those who wait for them."""
-        return "_final" if self.emits else self.closed
+    def _put(self, con: duckdb.DuckDBPyConnection, windows: str) -> None:
+        """Put windows that close where they belong: to the closed ones, or first to those who wait for them.
+
+        Each time into a table of its own: of a temporary one that was made empty and then filled in the same transaction,
+        DuckDB 2.0.0 may scan no row group, though it counts them.
+        """
+        if self.emits:
+            con.execute(f"CREATE OR REPLACE TEMP TABLE _final_{self._put_aside} AS {windows}")
+            self._put_aside += 1
+        else:
+            con.execute(f"INSERT INTO {self.closed} {windows}")
 
     def _emit(self, con: duckdb.DuckDBPyConnection) -> Rows | None:
         """The windows that were closed in this epoch; each has the event time of its last microsecond."""
+        if not self._put_aside:
+            return None
         names = ", ".join(quote(name) for name in self.results)
+        final = " UNION ALL ".join(f"SELECT {names} FROM _final_{i}" for i in range(self._put_aside))
         rows = released(
             con, self.name, self.results,
             f"SELECT {names}, '' AS _part, 0::BIGINT AS _seq, epoch_us(window_end) - 1 AS _time, {MIN_TIME}::BIGINT AS _wm"
-            " FROM _final ORDER BY _time",
+            f" FROM ({final}) ORDER BY _time",
         )  # fmt: skip
         if rows is not None and self.kept:
-            con.execute(f"INSERT INTO {self.closed} FROM _final")
-        con.execute("DROP TABLE _final")
+            con.execute(f"INSERT INTO {self.closed} {final}")
+        for i in range(self._put_aside):
+            con.execute(f"DROP TABLE _final_{i}")
         return rows
 
     def _take(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> None:
@@ -208,7 +219,7 @@ class AggregateStep:
         opened = fresh[len(whole) :]
         if len(whole):
             of_whole = _among(whole, touched)
-            con.execute(f"INSERT INTO {self._closing} {self._direct(relation, f'{on_time} AND {of_whole}')}")
+            self._put(con, self._direct(relation, f'{on_time} AND {of_whole}'))
             on_time += f" AND NOT {of_whole}"
         for call, table in self.values.items():
             self._count_values(con, call, table, relation, on_time)
@@ -252,7 +263,7 @@ class AggregateStep:
         still = "true"
         before = self._ended(epoch)
         if before is not None:
-            con.execute(f"INSERT INTO {self._closing} {self._finished('_merged', f'_w <= {before}')}")
+            self._put(con, self._finished('_merged', f'_w <= {before}'))
             still = f"_w > {before}"
         con.execute(f"INSERT INTO {self.open} SELECT {', '.join(names)} FROM _merged WHERE {still}")
         con.execute("DROP TABLE _merged; DROP TABLE _new")
@@ -264,7 +275,7 @@ class AggregateStep:
             return
         ended = f"_w <= {before}"
         self._begun = self._begun[self._begun > before]
-        con.execute(f"INSERT INTO {self._closing} {self._finished(self.open, ended)}")
+        self._put(con, self._finished(self.open, ended))
         for table in (self.open, *self.values.values()):
             con.execute(f"DELETE FROM {table} WHERE {ended}")
 

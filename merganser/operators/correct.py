@@ -71,6 +71,6 @@ class CorrectedStep(AggregateStep):
         if before is None:
             return
         ended = f"_w <= {before}"
-        con.execute(f"INSERT INTO {self._closing} {self._finished(self.open, ended)}")
+        self._put(con, self._finished(self.open, ended))
         con.execute(f"INSERT INTO {self.archive} FROM {self.open} WHERE {ended}")
         con.execute(f"DELETE FROM {self.open} WHERE {ended}")

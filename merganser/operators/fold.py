@@ -240,7 +240,8 @@ def resume(con: duckdb.DuckDBPyConnection, view: str, key: Mapping[str, Any] | N
     if key is not None:
         if set(key) != set(keys):
             raise UsageError(f"a key of view {view!r} has {', '.join(keys)}, not {', '.join(key)}")
-        where, given = " AND ".join(f"{quote(name)} IS NOT DISTINCT FROM ?" for name in keys), [key[name] for name in keys]
+        where = " AND ".join(f"{quote(name)}::VARCHAR IS NOT DISTINCT FROM ?::VARCHAR" for name in keys)
+        given = [key[name] for name in keys]
     names = ", ".join(map(quote, keys))
     count = len(con.execute(f"SELECT DISTINCT {names} FROM {table} WHERE {where}", given).fetchall())
     con.execute(f"UPDATE {table} SET _then = '{'skip' if skip else 'again'}' WHERE {where}", given)

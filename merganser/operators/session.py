@@ -113,7 +113,7 @@ class SessionStep(AggregateStep):
         if closing == MIN_TIME:
             return
         ended = f"_e <= {closing}"
-        con.execute(f"INSERT INTO {self._closing} {self._finished(self.open, ended, 'true')}")
+        self._put(con, self._finished(self.open, ended, 'true'))
         for table in self.values.values():
             con.execute(
                 f"DELETE FROM {table} v WHERE EXISTS (FROM {self.open} o WHERE {ended} AND {same(self.keys, 'v', 'o')})"

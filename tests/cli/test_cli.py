@@ -115,6 +115,32 @@ def test_wrong_use(shop: Path) -> None:
     assert call("--version", cwd=shop).stdout.startswith("merganser ")
 
 
+def test_parked_keys_are_shown_and_go_on(tmp_path: Path) -> None:
+    events = [{"id": str(i), "at": at, "key": key, "n": n} for i, (at, key, n) in enumerate([
+        ("2026-01-01T00:00:00", 1, 1), ("2026-01-01T00:00:01", 1, 0), ("2026-01-01T00:00:02", 1, 2), ("2026-01-01T01:00:00", 2, 1),
+    ])]  # fmt: skip
+    (tmp_path / "events.jsonl").write_text("".join(json.dumps(e) + "\n" for e in events))
+    (tmp_path / "flow.py").write_text(
+        "import merganser as mg\n"
+        'schema = {"id": "VARCHAR", "at": "TIMESTAMP", "key": "INTEGER", "n": "INTEGER"}\n'
+        'events = mg.source("events", mg.files("events.jsonl"), schema=schema, time="at", lateness="1 minute")\n'
+        'flow = mg.Flow("f")\n'
+        "def shares(state, event):\n    return state + 12 // event['n']\n"
+        'flow.read(events).fold(by="key", initial=0, apply=shares).materialize("shares")\n'
+    )
+    assert call("run", "flow.py", cwd=tmp_path).returncode == 0
+    shown = call("parked", cwd=tmp_path).stdout
+    assert "shares" in shown and "key=1" in shown and "waits" in shown
+    assert call("parked", "shares", "key=7", "--skip", cwd=tmp_path).returncode == 2
+    assert call("parked", "--skip", cwd=tmp_path).returncode == 2
+    assert "1 key" in call("parked", "shares", "key=1", "--skip", cwd=tmp_path).stdout
+    assert call("run", "flow.py", cwd=tmp_path).returncode == 0
+    shown = call("query", "--format", "csv", "SELECT key, state, seq FROM shares", cwd=tmp_path).stdout
+    assert shown.replace('"', "").split() == ["key,state,seq", "1,18,3"]
+    assert "no key is parked" in call("parked", cwd=tmp_path).stdout
+    assert call("verify", "flow.py", cwd=tmp_path).returncode == 0
+
+
 def test_every_command_and_option_is_documented() -> None:
     import click
 
