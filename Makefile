@@ -24,7 +24,7 @@ demo: .venv/.installed  ## run three flows over the flights of January 2013, and
 	@rm -f demo.duckdb demo.duckdb.wal
 	$(BIN)/merganser run flows/departures.py flows/carriers.py flows/aircraft.py --store demo.duckdb
 	@echo
-	$(BIN)/merganser query --store demo.duckdb "FROM departures_per_hour ORDER BY window_start, origin LIMIT 10"
+	$(BIN)/merganser query --store demo.duckdb "SELECT origin, window_start, departures, cancelled, median_delay, p90_delay FROM departures_per_hour ORDER BY ALL LIMIT 10"
 	$(BIN)/merganser query --store demo.duckdb "FROM worst_hours LIMIT 5"
 	@echo
 	@echo "try next:"

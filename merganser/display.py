@@ -22,10 +22,14 @@ if TYPE_CHECKING:
     from merganser.flow import Flow
 
 
+UNBOUNDED = 10_000
+"""The width of what is no terminal."""
+
+
 def console(file: IO[str] | None = None) -> Console:
-    """A console as wide as the terminal; 100 columns and no colour where there is none."""
+    """A console as wide as the terminal; where there is none, without colour, and wide enough to cut nothing."""
     file = file or sys.stdout
-    width = shutil.get_terminal_size((100, 24)).columns if file.isatty() else int(os.environ.get("COLUMNS", 100))
+    width = shutil.get_terminal_size((100, 24)).columns if file.isatty() else int(os.environ.get("COLUMNS", UNBOUNDED))
     return Console(file=file, width=width, highlight=False, soft_wrap=False)
 
 
@@ -107,18 +111,50 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
-def table(rows: pa.Table, *, max_rows: int = SHOWN, title: str | None = None, of: int | None = None) -> Table:
-    """A result as a table; what does not fit is cut, and the caption says so. ``of``: how many rows there are, if not all here."""
-    total = len(rows) if of is None else of
+CELL = 40
+"""Characters of a value that are shown in a terminal."""
+
+
+def table(
+    rows: pa.Table, *, width: int = UNBOUNDED, max_rows: int = SHOWN, title: str | None = None, of: int | None = None
+) -> Table:
+    """A result as a table no wider than ``width``: where columns do not fit, some in the middle are left out.
+
+    ``of``: how many rows there are, if not all here. The caption says what is not shown.
+    """
+    head = rows.slice(0, max_rows)
+    texts = [[shown(v) for v in column.to_pylist()] for column in head.columns]
+    widest = [max(len(t) for t in (name, *column)) for name, column in zip(head.column_names, texts)]
+    limit = CELL if width < UNBOUNDED else max(widest, default=0)
+    left = _fitting([min(w, max(limit, len(name))) for w, name in zip(widest, head.column_names)], width)
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
-    for field in rows.schema:
-        made.add_column(field.name, justify="right" if numeric(field.type) else "left", overflow="ellipsis", no_wrap=True)
-    for row in zip(*(rows.slice(0, max_rows)[name].to_pylist() for name in rows.column_names)):
+    for i in left:
+        name = "…" if i is None else head.column_names[i]
+        right = i is not None and numeric(head.schema.field(i).type)
+        made.add_column(
+            name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, max_width=max(limit, len(name))
+        )
+    values = [["…"] * len(head) if i is None else head.column(i).to_pylist() for i in left]
+    for row in zip(*values):
         made.add_row(*(cell(value) for value in row))
-    if total > max_rows:
-        made.caption = f"{count(max_rows)} of {count(total)} rows"
-        made.caption_justify = "left"
+    total, hidden = len(rows) if of is None else of, head.num_columns - sum(i is not None for i in left)
+    notes = [f"{count(max_rows)} of {count(total)} rows"] if total > max_rows else []
+    if hidden:
+        notes.append(f"{hidden} of {head.num_columns} columns are not shown: name some, or --format csv")
+    if notes:
+        made.caption, made.caption_justify = "; ".join(notes), "left"
     return made
+
+
+def _fitting(widths: Sequence[int], width: int) -> list[int | None]:
+    """The columns that fit beside each other, from both ends; None stands for those in the middle that do not."""
+    every: list[int | None] = list(range(len(widths)))
+    for hidden in range(max(1, len(widths) - 1)):
+        kept = len(widths) - hidden
+        left = [*every[: (kept + 1) // 2], *([None] if hidden else []), *every[len(widths) - kept // 2 :]]
+        if sum(1 if i is None else widths[i] for i in left) + 3 * (len(left) - 1) <= width:
+            break
+    return left
 
 
 def cell(value: Any) -> Text:
@@ -148,7 +184,7 @@ def table_text(head: pa.Table, rows: int, cut: str | None) -> str:
     out = console()
     out.no_color = True
     with out.capture() as captured:
-        out.print(table(head, max_rows=len(head)))
+        out.print(table(head, max_rows=len(head), width=out.width))
     return captured.get().rstrip() + f"\n({_caption(len(head), rows, cut) or f'{count(rows)} rows'})"
 
 

@@ -1,9 +1,15 @@
-"""What a plan looks like, as text and as Mermaid."""
+"""What plans and results look like."""
 
 from __future__ import annotations
 
+import io
+import re
+
+import pyarrow as pa
+from rich.console import Console
+
 import merganser as mg
-from merganser.display import plan_mermaid
+from merganser.display import plan_mermaid, table
 from tests.flows import source
 
 
@@ -30,3 +36,23 @@ def test_a_plan_as_mermaid() -> None:
     assert '  n_r1["Filter[n #62; 1]"]' in lines
     assert "  n_r1 --> n_r2" in lines and "  n_r1 --> n_r4" in lines  # one stream, two views
     assert "  v_sums --> v_top" in lines
+
+
+def test_a_table_that_does_not_fit_leaves_out_columns_in_the_middle_and_says_so() -> None:
+    rows = pa.table({f"column_{i}": ["x" * 15, "y"] for i in range(9)})
+    for width in (40, 80, 120, 300):
+        out = Console(width=width, file=io.StringIO())
+        out.print(table(rows, width=width))
+        lines = out.file.getvalue().splitlines()
+        assert max(map(len, lines)) <= width
+        heads = re.findall(r"column_(\d)", lines[0])
+        assert heads[0] == "0" and heads[-1] == "8" and heads == sorted(heads)
+        assert (len(heads) == 9) == (width == 300) == ("columns are not shown" not in " ".join(lines))
+        assert all("x" * 15 in line for line in lines[2:3])
+
+
+def test_where_there_is_no_terminal_nothing_is_cut() -> None:
+    rows = pa.table({f"column_{i}": ["x" * 100] for i in range(20)})
+    out = Console(width=10_000, file=io.StringIO())
+    out.print(table(rows))
+    assert out.file.getvalue().count("x" * 100) == 20

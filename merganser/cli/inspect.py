@@ -44,7 +44,8 @@ def query(sql: str, store: str, kind: str) -> None:
     if rows.cut:
         click.echo(f"note: the result was {rows.cut}", err=True)
     if kind == "table":
-        console().print(table(rows.head(SHOWN), of=len(rows)))
+        out = console()
+        out.print(table(rows.head(SHOWN), width=out.width, of=len(rows)))
     elif kind == "arrow":
         with pa.ipc.new_stream(sys.stdout.buffer, rows.schema) as writer:
             for batch in rows:
@@ -96,5 +97,5 @@ def verify(files: tuple[str, ...], store: str) -> None:
             wrong += 1
             for title, rows in (("only in batch SQL", check.missing), ("only in the view", check.unexpected)):
                 if isinstance(rows, pa.Table) and len(rows):
-                    out.print(table(rows, max_rows=10, title=title))
+                    out.print(table(rows, width=out.width, max_rows=10, title=title))
     sys.exit(1 if wrong else 0)
