@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 
 from merganser import display, engine
-from merganser.errors import FlowError, StoreError, UsageError
+from merganser.errors import FlowError, StoreError, UsageError, WaitTimeoutError
 from merganser.flow import Flow, Stream
 from merganser.plan import Materialize, Node, ordered
 from merganser.query.connection import Connection, Result, answered
@@ -23,6 +23,9 @@ from merganser.query.reading import Limits
 from merganser.query.server import Address
 from merganser.sources.rows import first
 from merganser.store import Store
+
+LOOK = 2.0
+"""Seconds of waiting between looks whether the flow still runs."""
 
 
 class Running(Connection):
@@ -51,11 +54,19 @@ class Running(Connection):
         super().__init__(path)
 
     def wait_for(self, position: object = "now", timeout: float = 60.0) -> None:
-        """As of other connections; raises at once what stopped the flow."""
-        if not self._thread.is_alive():
-            self.stop()
-            raise StoreError("the flow has been stopped")
-        super().wait_for(position, timeout)  # type: ignore[arg-type] # as wide as the base's, which says what is wrong
+        """As of other connections; raises soon what stopped the flow."""
+        until = time.monotonic() + timeout
+        while True:
+            if not self._thread.is_alive():
+                self.stop()
+                raise StoreError("the flow has been stopped")
+            left = until - time.monotonic()
+            try:
+                super().wait_for(position, min(left, LOOK))  # type: ignore[arg-type] # as wide as the base's, which says what is wrong
+                return
+            except WaitTimeoutError:
+                if left <= LOOK:
+                    raise
 
     def stop(self) -> None:
         """End the flow; what it has read is committed. Raises what stopped it before."""

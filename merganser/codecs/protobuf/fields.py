@@ -97,6 +97,8 @@ class Record:
         made = [_field(f) for f in descriptor.fields]
         self.fields = sorted(made, key=lambda f: f.number)
         self._known = np.array([f.number for f in self.fields])
+        self.closed = False
+        """Whether a field that the schema does not have is left to the reference library."""
         self.type = pa.struct([pa.field(f.name, f.type) for f in made])
 
     def read(self, c: Cursor) -> pa.Array:
@@ -127,7 +129,8 @@ class Record:
         while len(rows := np.flatnonzero((tags >> 3 < below) & (tags != NONE))):
             sub = c.some(rows)
             tag = tags[rows]
-            sub.refuse(np.isin(tag >> 3, self._known))  # out of order, twice, or of another type than declared
+            # Out of order, twice, or of another type than declared.
+            sub.refuse(np.isin(tag >> 3, self._known) | self.closed)
             for wire, step in SKIPS.items():
                 some = np.flatnonzero((tag & 7 == wire) & sub.ok)
                 if len(some):
@@ -351,10 +354,14 @@ def body(descriptor: Descriptor) -> Body:
 
 
 class Entry:
-    """An entry of a map: an absent key or value is its type's zero, an absent message an empty one."""
+    """An entry of a map: an absent key or value is its type's zero, an absent message an empty one.
+
+    One with an unknown field is for the reference library, which keeps it out of the map.
+    """
 
     def __init__(self, descriptor: Descriptor) -> None:
         self._parts = Record(descriptor)
+        self._parts.closed = True
         for part in self._parts.fields:
             part.presence = part.oneof is not None or part.element.zero is None
         self.type = self._parts.type
