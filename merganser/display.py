@@ -219,13 +219,25 @@ def numeric(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
+FIRM = 19
+"""Values up to this many characters, as a time has, are not cut to make room for longer ones."""
+
+
 def simple(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A table of texts and numbers; numbers stand right."""
+    """A table of texts and numbers; numbers stand right, and are not cut."""
     rows = [list(row) for row in rows]
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for i, header in enumerate(headers):
         numeric = bool(rows) and all(isinstance(row[i], int) for row in rows)
-        made.add_column(header, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True)
+        widest = max((len(_plain(row[i])) for row in rows), default=0)
+        made.add_column(
+            header, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True,
+            min_width=widest if numeric or widest <= FIRM else None,
+        )  # fmt: skip
     for row in rows:
-        made.add_row(*(Text(count(v)) if isinstance(v, int) and not isinstance(v, bool) else cell(v) for v in row))
+        made.add_row(*(Text(_plain(v)) if isinstance(v, int) else cell(v) for v in row))
     return made
+
+
+def _plain(value: Any) -> str:
+    return count(value) if isinstance(value, int) and not isinstance(value, bool) else shown(value)
