@@ -93,5 +93,10 @@ def on_users_line(verb: Callable[P, R]) -> Callable[P, R]:
         except FlowError as error:
             error.where = error.where or users_line()
             raise error.with_traceback(None) from None
+        except TypeError as error:
+            if error.__traceback__ is None or error.__traceback__.tb_next is not None:
+                raise
+            # Not from within: an argument that is missing, unknown or given twice.
+            raise FlowError(str(error).rpartition(".")[2], where=users_line()) from None
 
     return called
