@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import fastavro
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 
 from merganser.codecs import Chunk, Place, Reject, avro
@@ -27,12 +29,25 @@ INTEROP = Path(__file__).parent / "interop/avro"
 SLOW = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 
 
+@contextmanager
+def writable() -> Iterator[None]:
+    """Pass over an example in which fastavro does not find the branch of a union: it looks at the value, not at its name alone."""
+    try:
+        yield
+    except ValueError as error:
+        if "do not match" not in str(error):
+            raise
+        reject()
+
+
+
 def write(tree: Any, values: list[Any]) -> list[bytes]:
     parsed = fastavro.parse_schema(tree)
     out = []
     for value in values:
         buffer = io.BytesIO()
-        fastavro.schemaless_writer(buffer, parsed, value)
+        with writable():
+            fastavro.schemaless_writer(buffer, parsed, value)
         out.append(buffer.getvalue())
     return out
 
@@ -85,7 +100,9 @@ def test_a_container_file_of_any_codec_is_read_as_fastavro_reads_it(tmp_path_fac
     rows = data.draw(st.lists(values, max_size=40))
     codec = data.draw(st.sampled_from(["null", "deflate", "bzip2", "xz", "snappy"]))
     buffer = io.BytesIO()
-    fastavro.writer(buffer, fastavro.parse_schema(tree), rows, codec=codec, sync_interval=data.draw(st.integers(0, 60)))
+    interval = data.draw(st.integers(0, 60))
+    with writable():
+        fastavro.writer(buffer, fastavro.parse_schema(tree), rows, codec=codec, sync_interval=interval)
     expected = list(fastavro.reader(io.BytesIO(buffer.getvalue())))
     table, rejects = file(buffer.getvalue(), tmp_path_factory.getbasetemp())
     assert not rejects
