@@ -13,7 +13,7 @@ from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
 from merganser.codecs.columnar import nulls
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
-from merganser.scratch import REFUSED, scratch
+from merganser.scratch import REFUSED, Query
 from merganser.sql import quote
 
 
@@ -55,7 +55,8 @@ class UpcastingCodec:
         self._steps = sorted(upcasters, key=lambda u: u.from_version)
         wide = widened(schema, upcasters)
         self._columns, self._wide = wide.columns, wide.arrow_schema()
-        self._con = scratch()
+        self._queries: dict[int, Query] = {}
+        """By version that they begin at."""
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         return self._codec.locate(chunk, seqs)
@@ -99,14 +100,13 @@ class UpcastingCodec:
         return pa.concat_tables([self._applied(step, part, refused) for part in (table.slice(0, middle), table.slice(middle))])
 
     def _query(self, step: Upcaster, table: pa.Table) -> pa.Table:
-        new = dict(step.items)
-        kinds = {c.name: c.type for c in self._columns}
-        items = [f"CAST((\n{new[n]}\n) AS {kinds[n]}) AS {quote(n)}" if n in new else quote(n) for n in kinds]
-        self._con.register("_events", table)
-        try:
-            made = self._con.sql(f"SELECT {', '.join(items)} FROM _events").to_arrow_table()
-        finally:
-            self._con.unregister("_events")
+        query = self._queries.get(step.from_version)
+        if query is None:
+            new = dict(step.items)
+            kinds = {c.name: c.type for c in self._columns}
+            items = [f"CAST((\n{new[n]}\n) AS {kinds[n]}) AS {quote(n)}" if n in new else quote(n) for n in kinds]
+            query = self._queries[step.from_version] = Query(f"SELECT {', '.join(items)} FROM _events", "_events")
+        made = query.run(table)
         return self._whole(made, table)
 
     def _call(self, step: Upcaster, table: pa.Table) -> pa.Table:

@@ -225,7 +225,9 @@ class Graph:
         rows, came = before.rows, before.rows.count if before.rows else 0
         if rows is None:
             return before
-        compiled = self._compiled.setdefault(node, RowLocal(start, node, casts=rows.casts))
+        compiled = self._compiled.get(node)
+        if compiled is None:
+            compiled = self._compiled[node] = RowLocal(start, node, casts=rows.casts)
         table = rows.table.filter(rows.table[rows.condition]) if rows.condition else rows.table
         result, refused = compiled.run(table)
         dead = [_refused(node, r.row, r.seq, r.partition, r.detail, fresh[node.source.name]) for r in refused]
