@@ -123,8 +123,8 @@ def table(
     ``of``: how many rows there are, if not all here. The caption says what is not shown.
     """
     head = rows.slice(0, max_rows)
-    texts = [[shown(v) for v in column.to_pylist()] for column in head.columns]
-    widest = [max(len(t) for t in (name, *column)) for name, column in zip(head.column_names, texts)]
+    values = [column.to_pylist() for column in head.columns]
+    widest = [max(len(t) for t in (name, *map(shown, column))) for name, column in zip(head.column_names, values)]
     limit = CELL if width < UNBOUNDED else max(widest, default=0)
     left = _fitting([min(w, max(limit, len(name))) for w, name in zip(widest, head.column_names)], width)
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
@@ -134,15 +134,11 @@ def table(
         made.add_column(
             name, justify="right" if right else "left", overflow="ellipsis", no_wrap=True, max_width=max(limit, len(name))
         )
-    values = [["…"] * len(head) if i is None else head.column(i).to_pylist() for i in left]
-    for row in zip(*values):
+    for row in zip(*(["…"] * len(head) if i is None else values[i] for i in left)):
         made.add_row(*(cell(value) for value in row))
     total, hidden = len(rows) if of is None else of, head.num_columns - sum(i is not None for i in left)
-    notes = [f"{count(max_rows)} of {count(total)} rows"] if total > max_rows else []
-    if hidden:
-        notes.append(f"{hidden} of {head.num_columns} columns are not shown: name some, or --format csv")
-    if notes:
-        made.caption, made.caption_justify = "; ".join(notes), "left"
+    cut = f"{hidden} of {head.num_columns} columns are not shown: name some, or --format csv" if hidden else None
+    made.caption, made.caption_justify = _caption(min(max_rows, total), total, cut) or None, "left"
     return made
 
 

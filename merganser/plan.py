@@ -372,8 +372,7 @@ class Aggregated(_Settles):
     def line(self, of: str = "·", *others: str) -> str:
         over = f"Window[{of}, {self.window}" if self.window else f"Group[{of}"
         by = f", by {', '.join(self.by)}" if self.by else ""
-        late = f", late {self.late}" if self.late != "keep" else ""
-        return f"{over}{by}{late}; {_named(tuple((a.name, a.sql) for a in self.aggregates))}]"
+        return f"{over}{by}{_late(self.late)}; {_named(tuple((a.name, a.sql) for a in self.aggregates))}]"
 
 
 @dataclass(frozen=True)
@@ -426,8 +425,7 @@ class Order(_Releases):
     late: str = "keep"
 
     def line(self, of: str = "·", *others: str) -> str:
-        late = f", late {self.late}" if self.late != "keep" else ""
-        return f"Order[{of}, by {', '.join(self.by)}{late}]"
+        return f"Order[{of}, by {', '.join(self.by)}{_late(self.late)}]"
 
 
 @dataclass(frozen=True)
@@ -454,9 +452,8 @@ class Join(_Settles):
         return {source: delay + lag for source, delay in super().delays.items()}
 
     def line(self, of: str = "·", *others: str) -> str:
-        late = f", late {self.late}" if self.late != "keep" else ""
         kind = "Join" if self.how == "inner" else "LeftJoin"
-        return f"{kind}[{', '.join((of, *others))}, on {_equal(self.on)}, within {show_duration(self.within)}{late}]"
+        return f"{kind}[{', '.join((of, *others))}, on {_equal(self.on)}, within {show_duration(self.within)}{_late(self.late)}]"
 
 
 @dataclass(frozen=True)
@@ -474,8 +471,7 @@ class AsOf(_Releases):
         return self.input, self.other
 
     def line(self, of: str = "·", *others: str) -> str:
-        late = f", late {self.late}" if self.late != "keep" else ""
-        return f"AsOf[{', '.join((of, *others))}, on {_equal(self.on)}{late}]"
+        return f"AsOf[{', '.join((of, *others))}, on {_equal(self.on)}{_late(self.late)}]"
 
 
 @dataclass(frozen=True)
@@ -607,6 +603,11 @@ def signature(node: Node) -> list[str]:
 
 def _named(items: tuple[tuple[str, str], ...]) -> str:
     return ", ".join(name if name == sql else f"{name} = {' '.join(sql.split())}" for name, sql in items)
+
+
+def _late(policy: str) -> str:
+    """What a line says of late rows: nothing where they are kept."""
+    return f", late {policy}" if policy != "keep" else ""
 
 
 def _equal(on: On) -> str:
