@@ -11,6 +11,7 @@
 from importlib.metadata import version as _version
 
 from merganser.codecs.cloudevents import cloudevents
+from merganser.declaration import source
 from merganser.engine import Report, rebuild, run
 from merganser.errors import (
     FlowError,
@@ -24,7 +25,7 @@ from merganser.errors import (
     UsageError,
     WaitTimeoutError,
 )
-from merganser.flow import Flow, Stream, source
+from merganser.flow import Flow, Stream
 from merganser.plan import Source
 from merganser.query.connection import Connection, Result, connect
 from merganser.reference import Reference, reference

@@ -1,4 +1,4 @@
-"""What users write: sources, flows and streams. One verb adds one node to the plan; everything is checked there."""
+"""What users write: flows and streams. One verb adds one node to the plan; everything is checked there."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from merganser import plan, sinks
 from merganser.aggregates import analyse
-from merganser.clock import TIME_UNITS, duration
-from merganser.codecs.cloudevents import KEY, TIME, CloudEvents
+from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
-from merganser.schema import Column, Schema
+from merganser.schema import Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
 from merganser.temporal import Temporal, policy
@@ -22,88 +21,6 @@ from merganser.windows import Session, Window
 
 if TYPE_CHECKING:
     from merganser.notebook import Preview, Running
-
-NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE", "DECIMAL")
-TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
-
-
-@on_users_line
-def source(
-    name: str,
-    connector: Connector,
-    *,
-    schema: Mapping[str, str] | str | Path | Schema,
-    time: str | None = None,
-    time_unit: str | None = None,
-    lateness: str | timedelta | None = None,
-    idle_after: str | timedelta | None = None,
-    id: str | None = None,
-    key: str | None = None,
-    on_error: str = "dead_letter",
-    max_ahead: str | timedelta = "1 day",
-    version: str | None = None,
-    storm: float | None = 0.5,
-) -> Source:
-    """Declare a stream of events.
-
-    - ``connector``: where they are, ``mg.files(…)`` or ``mg.kafka(…)``.
-    - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc``,
-      ``.proto#Message`` or ``.schema.json`` file, or ``mg.cloudevents(…)`` of one of these.
-    - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
-      come and still be counted in its window (None: however far, and every window stays open).
-    - ``time_unit``: what the event time counts in from 1970-01-01 UTC if it is a number: ``"s"``, ``"ms"`` or ``"us"``.
-    - ``idle_after``: a partition without news for so long, by the clock, no longer holds back which windows are called final.
-    - ``id``: the column that names an event once and for all, ``key``: the column of what it is about.
-    - ``on_error``: ``"dead_letter"`` keeps a bad record in ``merganser.dead_letters`` and goes on, ``"stop"`` stops.
-    - ``max_ahead``: an event time later than this past the message's timestamp, or past the clock where there is none, is
-      a bad record.
-    - ``version``: the column that says which version an event is of; ``upcast`` on the source then makes older ones current.
-    - ``storm``: the run stops, and nothing of the epoch is kept, when 1,000 records and more than this share of the last ones
-      are bad: the format or schema is wrong then, and not the records. None: keep them all as dead letters.
-    """
-    if not name or not name.replace("_", "").replace("-", "").isalnum():
-        raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
-    if not isinstance(connector, Connector):
-        raise FlowError(f"the events of source {name!r} are somewhere, such as mg.files(…), not in {connector!r}")
-    declared = schema if isinstance(schema, Schema) else Schema.declare(schema)
-    if isinstance(declared.written, CloudEvents):
-        time, id = time or TIME, id or KEY
-    metadata = connector.metadata(declared)
-    more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
-    declared = replace(declared, columns=(*declared.columns, *more))
-    for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
-        if column is not None and column not in declared:
-            raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
-    if time is not None:
-        _check_time(time, declared[time].type, time_unit)
-    if lateness is not None and time is None:
-        raise FlowError(f"lateness is measured in event time, but source {name!r} has no time=")
-    if on_error not in ("dead_letter", "stop"):
-        raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
-    if storm is not None and not 0 <= storm <= 1:
-        raise FlowError(f"storm={storm!r} must be a share between 0 and 1, or None")
-    late = None if lateness is None else duration(lateness, "lateness")
-    idle = None if idle_after is None else duration(idle_after, "idle_after")
-    ahead = duration(max_ahead, "max_ahead")
-    return Source(name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle, version, storm=storm)
-
-
-def _check_time(time: str, kind: str, unit: str | None) -> None:
-    """Refuse a column that is no event time, or a number without its unit."""
-    number = kind.split("(")[0] in NUMBERS
-    if unit is not None and unit not in TIME_UNITS:
-        raise FlowError(f"time_unit={unit!r}: there are {', '.join(map(repr, TIME_UNITS))}")
-    if number and unit is None:
-        raise FlowError(
-            f"time={time!r} is a {kind}: say what it counts, time_unit='s', 'ms' or 'us' (seconds, milliseconds or"
-            " microseconds since 1970-01-01 UTC)"
-        )
-    if unit is not None and not number:
-        raise FlowError(f"time_unit={unit!r} is for numbers, and {time!r} is a {kind}")
-    if not number and kind not in TIME_TYPES:
-        zones = "; declare it TIMESTAMPTZ: texts are read with their zones" if kind == "VARCHAR" else ""
-        raise FlowError(f"time={time!r} is a {kind}; an event time is a TIMESTAMP, TIMESTAMPTZ, DATE or a number{zones}")
-
 
 class Flow:
     """A named set of streams, each ending in a materialised view. Nothing runs until ``merganser run`` or ``run()``."""

@@ -1,0 +1,117 @@
+"""Nodes over events: the row-local ones, which workers compute, and ``Deduplicate``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from merganser.clock import show_duration
+from merganser.plan.node import ID, KEY, Node
+from merganser.plan.text import On, code, equal, named
+from merganser.reference import Reference
+from merganser.schema import Schema
+
+
+def _lost(node: Node, hidden: str, column: str | None) -> bool:
+    """Whether ``column`` (an id or key) stands under its name before this node and no longer after it."""
+    assert node.input is not None
+    if column is None or hidden in node.input.hidden:
+        return False
+    return column not in node.columns or (isinstance(node, (Select, Derive)) and node.changes(column))
+
+
+class _Reshapes(Node):
+    """A row-local node that may take the id's or the key's column away: they travel on, hidden."""
+
+    row_local = True
+
+    @property
+    def hidden(self) -> tuple[str, ...]:
+        assert self.input is not None
+        if not self.input.events:  # ids are asked for by deduplicate alone, which stands before
+            return ()
+        lost = tuple(h for h, role in ((ID, "id"), (KEY, "key")) if _lost(self, h, self.input.declared(role)))
+        return self.input.hidden + lost
+
+
+@dataclass(frozen=True)
+class Filter(Node):
+    sql: str
+    row_local = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Filter[{of}, {self.sql}]"
+
+
+@dataclass(frozen=True)
+class Select(_Reshapes):
+    items: tuple[tuple[str, str], ...]
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Select[{of}, {named(self.items)}]"
+
+    def changes(self, column: str) -> bool:
+        return any(name == column and sql.strip('" ') != column for name, sql in self.items)
+
+
+@dataclass(frozen=True)
+class Derive(_Reshapes):
+    items: tuple[tuple[str, str], ...]
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Derive[{of}, {named(self.items)}]"
+
+    def changes(self, column: str) -> bool:
+        return any(name == column for name, _ in self.items)
+
+
+@dataclass(frozen=True)
+class Drop(_Reshapes):
+    names: tuple[str, ...]
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Drop[{of}, {', '.join(self.names)}]"
+
+
+@dataclass(frozen=True)
+class Explode(Node):
+    column: str
+    row_local = True
+    multiplies = True
+    explodes = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Explode[{of}, {self.column}]"
+
+
+@dataclass(frozen=True)
+class MapBatches(_Reshapes):
+    fn: Callable[[Any], Any]
+    schema: Schema
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"MapBatches[{of}, {getattr(self.fn, '__qualname__', 'fn')}#{code(self.fn)}, ({self.schema.describe()})]"
+
+
+@dataclass(frozen=True)
+class LookUp(Node):
+    """Rows with the columns of the row of some reference data that has their key; NULL where there is none."""
+
+    data: Reference
+    on: On
+    taken: tuple[tuple[str, str], ...]
+    row_local = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"LookUp[{of}, {self.data.name}#{self.data.digest} on {equal(self.on)}]"
+
+
+@dataclass(frozen=True)
+class Deduplicate(Node):
+    by: tuple[str, ...]
+    within: int | None
+
+    def line(self, of: str = "·", *others: str) -> str:
+        within = f", within {show_duration(self.within)}" if self.within is not None else ""
+        return f"Deduplicate[{of}, by {', '.join(self.by)}{within}]"

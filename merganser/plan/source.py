@@ -1,0 +1,107 @@
+"""A declared stream of events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from merganser.clock import show_duration
+from merganser.codecs import Codec
+from merganser.codecs.cloudevents import ENVELOPE, CloudEvents, CloudEventsCodec
+from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
+from merganser.errors import FlowError, on_users_line
+from merganser.plan.text import code
+from merganser.schema import Schema
+from merganser.sources import Connector
+from merganser.sql import binder
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A declared stream of events: where they come from (the connector) and what their owner knows about them.
+
+    ``lateness`` and ``max_ahead`` are microseconds; a lateness of None keeps every window open.
+    """
+
+    name: str
+    connector: Connector
+    schema: Schema
+    time: str | None
+    lateness: int | None
+    id: str | None
+    key: str | None
+    on_error: str
+    max_ahead: int
+    time_unit: str | None = None
+    """What the event time counts in, if it is a number."""
+    idle_after: int | None = None
+    """How long (of the clock, us) a partition without news holds back what is called final; None: as long as it is quiet."""
+    version: str | None = None
+    """The column that says which version an event is of."""
+    upcasters: tuple[Upcaster, ...] = ()
+    storm: float | None = field(default=0.5, compare=False)
+    """The share of records that may be bad before the source pauses."""
+
+    @on_users_line
+    def upcast(
+        self,
+        from_version: int,
+        *,
+        sql: Mapping[str, str] | None = None,
+        fn: Callable[[Any], Any] | None = None,
+        columns: Mapping[str, str] | None = None,
+    ) -> Source:
+        """The source with a step that makes events of ``from_version`` events of the next one, when they are read.
+
+        - ``sql``: column to SQL over the columns there are; those not named stay. Or
+        - ``fn``: a function that takes a ``pyarrow.Table`` of events and returns one of as many rows.
+        - ``columns``: columns that only older versions have, with their types.
+
+        Steps are chained: from 1 to 2, from 2 to 3. What is stored stays as it was.
+        """
+        if self.version is None:
+            raise FlowError(f"upcast() needs version= in the declaration of source {self.name!r}: the column that holds it")
+        if (sql is None) == (fn is None):
+            raise FlowError("upcast() takes either sql={column: expression} or fn=")
+        if any(u.from_version == from_version for u in self.upcasters):
+            raise FlowError(f"there is an upcaster from version {from_version} already")
+        more = Schema.declare(columns).columns if columns else ()
+        if more and self.schema.written is not None:
+            raise FlowError("columns= is for schemas that are a mapping; declare old fields as optional ones in the schema file")
+        made = Upcaster(from_version, more, tuple((sql or {}).items()), fn)
+        source = replace(self, upcasters=(*self.upcasters, made))
+        kinds = {c.name: c.type for c in widened(self.schema, source.upcasters).columns}
+        for name in sql or {}:
+            if name not in kinds:
+                raise FlowError(f"upcast(sql={{{name!r}: …}}): there is no such column; there are {', '.join(kinds)}")
+        if sql:
+            binder().bind_select(dict(sql), kinds)
+        return source
+
+    def codec(self) -> Codec:
+        """A new codec for its events, of whatever version."""
+        # A message without a payload has its record's time, but not as a count of some unit.
+        time = None if self.time_unit else self.time
+        schema = widened(self.schema, self.upcasters) if self.upcasters else self.schema
+        if isinstance(schema.written, CloudEvents):
+            codec: Codec = CloudEventsCodec(self.connector.codec(ENVELOPE, None), schema)
+        else:
+            codec = self.connector.codec(schema, time)
+        if not self.upcasters or self.version is None:
+            return codec
+        return UpcastingCodec(codec, self.schema, self.version, self.upcasters)
+
+    def signature(self) -> str:
+        """What results depend on: not where the files lie, nor what is done with bad records."""
+        parts = [f"source {self.name} ({self.schema.describe()})"]
+        if self.time:
+            late = "unbounded" if self.lateness is None else show_duration(self.lateness)
+            unit = f" in {self.time_unit}" if self.time_unit else ""
+            parts.append(f"time {self.time}{unit}, lateness {late}")
+        if self.id:
+            parts.append(f"id {self.id}")
+        if self.key:
+            parts.append(f"key {self.key}")
+        parts += [f"{u.describe()}{f'#{code(u.fn)}' if u.fn else ''}" for u in self.upcasters]
+        return ", ".join(parts)
