@@ -10,7 +10,7 @@ import merganser as mg
 from merganser.verify import verify
 from tests.flows import at, balanced, event, one_by_one, rows, source
 
-EVENTS = [event(f"e{i}", i * 7, "abc"[i % 3], i) for i in range(120)]
+EVENTS = [event(f"e{i}", i * 7, "abc"[i % 3], i) for i in range(60)]
 
 
 def _flow(connector) -> mg.Flow:
@@ -40,8 +40,8 @@ def test_what_follows_closed_windows_equals_batch_sql(cut: str, tmp_path: Path) 
         one_by_one(_flow(connector), connector, EVENTS, store)
     balanced(store)
     assert [c for c in verify([_flow(connector)], store) if not c.ok] == []
-    # The newest event is at 833 s, so the watermark is at 823 s, and windows up to 820 s are closed.
-    closed = f"FROM tens WHERE window_end <= '{at(820)}'"
+    # The newest event is at 413 s, so the watermark is at 403 s, and windows up to 400 s are closed.
+    closed = f"FROM tens WHERE window_end <= '{at(400)}'"
     assert rows(store, f"SELECT count(*), bool_and(final) {closed}") == [(len(rows(store, "FROM kept")), True)]
     expected = (
         "SELECT total % 2, time_bucket(INTERVAL 1 minute, window_start), count(*), max(total), min(window_start), sum(total // 4)"
