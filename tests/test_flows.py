@@ -61,3 +61,16 @@ def test_the_busiest_destinations(store: Path) -> None:
         f"SELECT origin, departed_at::DATE::TIMESTAMPTZ AS day, dest, count(*) AS n FROM {FLIGHTS} WHERE NOT cancelled"
         " GROUP BY 1, 2, 3 QUALIFY row_number() OVER (PARTITION BY origin, day ORDER BY n DESC, dest) <= 3 ORDER BY ALL",
     )
+
+
+def test_a_flow_file_may_have_dataclasses_whose_annotations_are_texts(tmp_path: Path) -> None:
+    path = tmp_path / "counted.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nimport merganser as mg\n"
+        "@dataclass(frozen=True)\nclass Count:\n    n: int = 0\n"
+        "events = mg.source('events', mg.memory([{'k': 'a', 'at': '2025-01-01'}]),"
+        " schema={'k': 'VARCHAR', 'at': 'TIMESTAMP'}, time='at', lateness='0 seconds')\n"
+        "flow = mg.Flow('counted')\n"
+        "flow.read(events).fold(by='k', initial=Count(), apply=lambda state, event: Count(state.n + 1)).materialize('counts')\n"
+    )
+    assert [flow.name for flow in load([str(path)])] == ["counted"]

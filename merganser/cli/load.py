@@ -80,6 +80,7 @@ def _executed(path: Path, shown: str) -> dict[str, object]:
     spec = importlib.util.spec_from_file_location(f"_flow_{path.stem}", path)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look for the names in annotations that are texts
     try:
         spec.loader.exec_module(module)
     except MerganserError:

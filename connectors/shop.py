@@ -1,0 +1,55 @@
+"""A small shop, for flows/patterns/: what happens to its orders, and its customers and products as they change."""
+
+from pathlib import Path
+
+import merganser as mg
+
+DATA = Path(__file__).parent.parent / "flows/patterns/data"
+
+orders = mg.source(
+    "orders",
+    mg.files(DATA / "orders"),
+    schema={
+        "event_id": "VARCHAR NOT NULL",
+        "type": "VARCHAR NOT NULL",  # OrderPlaced, PaymentCaptured, …: see flows/patterns/data/README.md
+        "at": "TIMESTAMPTZ NOT NULL",
+        "order_id": "VARCHAR NOT NULL",
+        "customer_id": "VARCHAR NOT NULL",
+        "lines": "STRUCT(sku VARCHAR, quantity INTEGER, price DECIMAL(10,2))[]",
+        "payment_id": "VARCHAR",
+        "amount": "DECIMAL(10,2)",
+        "reason": "VARCHAR",
+        "carrier": "VARCHAR",
+        "correlation_id": "VARCHAR NOT NULL",
+        "causation_id": "VARCHAR",
+    },
+    time="at",
+    lateness="2 minutes",
+    id="event_id",  # delivered at least once: now and then twice
+    key="order_id",
+)
+
+customers = mg.source(
+    "customers",
+    mg.files(DATA / "customers"),
+    schema={
+        "changed_at": "TIMESTAMPTZ NOT NULL",
+        "customer_id": "VARCHAR NOT NULL",
+        "name": "VARCHAR",  # without all of these it is a tombstone: the customer is gone
+        "city": "VARCHAR",
+        "country": "VARCHAR",
+        "tier": "VARCHAR",
+    },
+    time="changed_at",
+    lateness="0 seconds",  # one writer, in order
+    key="customer_id",
+)
+
+products = mg.source(
+    "products",
+    mg.files(DATA / "products"),
+    schema={"changed_at": "TIMESTAMPTZ NOT NULL", "sku": "VARCHAR NOT NULL", "name": "VARCHAR", "price": "DECIMAL(10,2)"},
+    time="changed_at",
+    lateness="0 seconds",
+    key="sku",
+)
