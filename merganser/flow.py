@@ -63,11 +63,13 @@ class Flow:
         """Where streams end: the views that are kept, then what is sent on."""
         return [*self.materialized, *self.written]
 
-    def reading(self, connectors: Mapping[str, Connector]) -> Flow:
-        """This flow with other connectors for some of its sources, by name."""
+    def reading(self, connectors: Mapping[str, Connector], sinks: Mapping[str, Connector] | None = None) -> Flow:
+        """This flow with other connectors for some of its sources, by name; and with those sinks only that are given, by name."""
         sources = {s.name: replace(s, connector=connectors[s.name]) for s in self.sources if s.name in connectors}
         other = Flow(self.name)
         other.materialized = [plan.reading(view, sources) for view in self.materialized]
+        given = {} if sinks is None else sinks
+        other.written = [replace(plan.reading(w, sources), sink=given[w.name]) for w in self.written if w.name in given]
         other.views = list(self.views)
         other._sources = self._sources | sources
         return other

@@ -1,14 +1,16 @@
 """Testing flows of one's own: rows in, views out, in memory and in milliseconds.
 
-    from merganser.testing import CRASH, PAUSE, assert_view, run
+    from merganser.testing import CRASH, PAUSE, assert_view, assert_written, run
     from flows.revenue import flow
 
     def test_a_repeated_order_counts_once():
         order = {"event_id": "1", "placed_at": "2026-01-01 12:00:00Z", "customer_id": 7, "amount": 10}
         views = run(flow, {"orders": [order, PAUSE, order]})
         assert_view(views["revenue_per_minute"], [{"customer_id": 7, "orders": 1, "revenue": 10}])
+        assert_written(views.written["large-orders"], [{"customer_id": 7, "amount": 10}])
 
-The flow itself runs, with its plan, its engine and a store in memory; only its connectors are replaced.
+The flow itself runs, with its plan, its engine and a store in memory; only its connectors are replaced, those that it writes to
+too: a test sends nothing anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -52,11 +54,23 @@ Row = Mapping[str, Any] | bytes
 Script = Sequence[Row | Mark]
 
 
-class Views:
-    """What a run gave: ``views["name"]`` is a view as an Arrow table; ``sql`` asks the store, its books included."""
+class Message(NamedTuple):
+    """What a ``write`` sent. ``value``: its JSON object; None for a tombstone, which deletes the row of ``key``."""
 
-    def __init__(self, store: Store) -> None:
+    key: str | None
+    value: dict[str, Any] | None
+
+
+class Views:
+    """What a run gave: ``views["name"]`` is a view as an Arrow table; ``sql`` asks the store, its books included.
+
+    ``written["name"]``: the messages that each ``write`` sent, in their order, by the name of the sink (its ``name=``, or its
+    topic, or its files).
+    """
+
+    def __init__(self, store: Store, written: Mapping[str, Sequence[Message]]) -> None:
         self._store = store
+        self.written = dict(written)
 
     def __getitem__(self, view: str) -> pa.Table:
         return self.sql(f"FROM {quote(view)}").arrow()
@@ -82,7 +96,8 @@ def run(flow: Flow, scripts: Mapping[str, Script | Mapping[str, Script]], *, wor
     phases = {name: {p: _phases(script, sources[name]) for p, script in parts.items()} for name, parts in partitions.items()}
     connectors = {name: memory({p: [] for p in parts}) for name, parts in phases.items()}
     store = Store(":memory:")
-    tested = flow.reading(connectors)
+    sinks = {write.name: memory([]) for write in flow.written}
+    tested = flow.reading(connectors, sinks)
     last = max(len(phase) for parts in phases.values() for phase in parts.values())
     for number in range(last):
         marks = {_feed(connectors[name], p, script, number) for name, parts in phases.items() for p, script in parts.items()}
@@ -95,7 +110,15 @@ def run(flow: Flow, scripts: Mapping[str, Script | Mapping[str, Script]], *, wor
             finally:
                 faults.simulate(None)
         engine.run([tested], store, workers=workers)
-    return Views(store)
+    return Views(store, {name: _messages(sink) for name, sink in sinks.items()})
+
+
+def _messages(sink: Memory) -> list[Message]:
+    return [
+        Message(None if row.key is None else row.key.decode(), None if row.value is None else json.loads(row.value))
+        for rows in sink.sent.values()
+        for row in rows
+    ]
 
 
 Phase = tuple[list[Row], Mark]
@@ -146,11 +169,30 @@ def assert_view(
     Floating-point numbers may differ by ``tolerance``, relatively. Times may be given as text.
     """
     table = view.arrow() if isinstance(view, Result) else view
-    names = list(dict.fromkeys(name for row in expected for name in row)) or table.column_names
-    unknown = [name for name in names if name not in table.column_names]
+    _assert_rows("the view", table.to_pylist(), table.column_names, expected, tolerance)
+
+
+def assert_written(
+    messages: Sequence[Message], expected: Sequence[Mapping[str, Any]], *, tolerance: float = 1e-9
+) -> None:
+    """Fail unless just these rows were written, in any order; only the columns that they name are compared.
+
+    A tombstone is no row: look for ``Message(key, None)`` in ``messages``, which has the order of sending too. Values are those of
+    JSON, so a TIMESTAMP is expected as the text that is sent.
+    """
+    rows = [message.value for message in messages if message.value is not None]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _assert_rows("what was written", rows, names, expected, tolerance)
+
+
+def _assert_rows(
+    what: str, rows: list[dict[str, Any]], there: Sequence[str], expected: Sequence[Mapping[str, Any]], tolerance: float
+) -> None:
+    names = list(dict.fromkeys(name for row in expected for name in row)) or list(there)
+    unknown = [name for name in names if name not in there] if rows or there else []
     if unknown:
-        raise AssertionError(f"the view has no column {', '.join(unknown)}; it has {', '.join(table.column_names)}")
-    found = table.select(names).to_pylist()
+        raise AssertionError(f"{what} has no column {', '.join(unknown)}; it has {', '.join(there)}")
+    found = [{name: row.get(name) for name in names} for row in rows]
     missing = []
     for row in expected:
         lacking = [name for name in names if name not in row]
@@ -162,7 +204,7 @@ def assert_view(
         else:
             found.remove(match)
     if missing or found:
-        raise AssertionError(_difference(missing, found, names, len(expected) - len(missing), tolerance))
+        raise AssertionError(_difference(what, missing, found, names, len(expected) - len(missing), tolerance))
 
 
 def _same(found: Any, wanted: Any, tolerance: float) -> bool:
@@ -186,10 +228,10 @@ def _same(found: Any, wanted: Any, tolerance: float) -> bool:
 
 
 def _difference(
-    missing: list[Mapping[str, Any]], found: list[dict[str, Any]], names: list[str], equal: int, tolerance: float
+    what: str, missing: list[Mapping[str, Any]], found: list[dict[str, Any]], names: list[str], equal: int, tolerance: float
 ) -> str:
     """What differs: rows that share most columns are told apart by the others."""
-    lines = [f"the view is not as expected: {equal} rows are equal, {len(missing)} missing, {len(found)} not expected"]
+    lines = [f"{what} is not as expected: {equal} rows are equal, {len(missing)} missing, {len(found)} not expected"]
     for row in missing:
         alike = [[n for n in names if _same(other[n], row[n], tolerance)] for other in found]
         best = max(range(len(found)), key=lambda i: len(alike[i]), default=None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import time
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 import merganser as mg
-from merganser.testing import CRASH, PAUSE, Views, assert_view, run
+from merganser.testing import CRASH, PAUSE, Message, Views, assert_view, assert_written, run
 from tests.flows import event
 
 ORDERS = mg.source(
@@ -105,18 +106,53 @@ def test_assert_view_says_what_differs(rows: list[dict[str, Any]], message: str 
     assert message in str(failed.value)
 
 
-def test_the_fixture_runs_a_flow_of_a_project(tmp_path: Path) -> None:
-    made = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", "."]
+def test_the_documented_tests_and_the_fixture_run_in_a_project(tmp_path: Path) -> None:
     subprocess.run([Path(sys.executable).parent / "merganser", "new", str(tmp_path / "shop")], check=True, capture_output=True)
+    (documented,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "docs/testing.md").read_text(), re.DOTALL)
+    (tmp_path / "shop/test_documented.py").write_text(documented)
     (tmp_path / "shop/test_revenue.py").write_text(
-        "from merganser.testing import assert_view\n"
         "def test_revenue(run_flow):\n"
         "    order = {'event_id': '1', 'placed_at': '2026-01-01T12:00:00Z', 'customer_id': 7, 'amount': 10}\n"
         "    views = run_flow('flows/revenue.py', {'orders': [order, order]})\n"
-        "    assert_view(views['revenue_per_minute'], [{'customer_id': 7, 'orders': 1, 'revenue': 10}])\n"
+        "    assert views['revenue_per_minute']['orders'].to_pylist() == [1]\n"
     )
+    made = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", "."]
     done = subprocess.run(made, cwd=tmp_path / "shop", capture_output=True, text=True, check=False)
-    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "5 passed" in done.stdout, done.stdout + done.stderr
+
+
+def writing(tmp_path: Path) -> mg.Flow:
+    made = mg.Flow("writing")
+    orders = made.read(ORDERS)
+    orders.filter("n > 1").select("id", "at", "n").write(mg.files(str(tmp_path / "large-*.jsonl")), name="large")
+    orders.window(mg.tumbling("1 minute"), by="key").aggregate(n="sum(n)").write(mg.files(str(tmp_path / "minutes-*.jsonl")))
+    orders.latest(by="key").write(mg.kafka("newest", brokers="127.0.0.1:9", key="key"), emit="updates")
+    return made
+
+
+@pytest.mark.parametrize("mark", [PAUSE, CRASH])
+def test_what_a_flow_writes_is_given_and_sent_nowhere(mark: Any, tmp_path: Path) -> None:
+    rows = [order("a", 0), order("b", 1, 5), mark, order("c", 90), order("d", 200, 7)]
+    result = run(writing(tmp_path), {"orders": rows})
+    assert sorted(result.written) == ["large", "minutes", "newest"] and list(tmp_path.iterdir()) == []
+    assert result.written["large"] == [
+        Message(None, {"id": "b", "at": "2026-01-01 00:00:01+00", "n": 5}),
+        Message(None, {"id": "d", "at": "2026-01-01 00:03:20+00", "n": 7}),
+    ]
+    assert_written(result.written["large"], [{"n": 7, "id": "d"}, {"n": 5.0, "id": "b"}])
+    assert_written(result.written["minutes"], [{"key": "k", "n": 6}, {"key": "k", "n": 1}])
+    assert {m.key for m in result.written["newest"]} == {"k"} and result.written["newest"][-1].value["n"] == 7
+    with pytest.raises(AssertionError, match=r"what was written is not as expected: 1 rows are equal, 1 missing"):
+        assert_written(result.written["large"], [{"n": 5}, {"n": 8}])
+    with pytest.raises(AssertionError, match="what was written has no column m; it has id, at, n"):
+        assert_written(result.written["large"], [{"m": 5}])
+
+
+def test_what_was_not_written_is_missed(tmp_path: Path) -> None:
+    result = run(writing(tmp_path), {})
+    assert_written(result.written["large"], [])
+    with pytest.raises(AssertionError, match="missing:       n=5"):
+        assert_written(result.written["large"], [{"n": 5}])
 
 
 def test_views_can_be_typed() -> None:

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from merganser import dead_letters as letters_of
 from merganser import engine
-from merganser.cli.load import load, store_option, workers_option
+from merganser.cli.load import changing, load, store_option, workers_option
 from merganser.cli.running import Watch
 from merganser.dead_letters import Letter, Selection
 from merganser.display import console
@@ -118,7 +118,7 @@ def fix(selection: Selection, store: str, sql: str | None, folder: Path | None) 
     """Give letters new bytes. Nothing else changes before `redrive`; the log stays as it is."""
     if (sql is None) == (folder is None):
         raise UsageError("fix takes either --sql or --from")
-    with Store(store) as opened:
+    with changing(), Store(store) as opened:
         if sql is not None:
             fixed = letters_of.fix_by_sql(opened, selection, sql)
         else:
@@ -150,7 +150,7 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
             if not letters_of.count(opened, selection):
                 raise UsageError("no such letter was fixed; `dead-letters fix` does that, or --all sends them through as they are")
     watch = Watch("redriving")
-    with watch.shown():
+    with changing(), watch.shown():
         done = engine.redrive(load(files), selection, store, workers=workers, progress=watch.begin)
     if done is None:
         click.echo("stopped before the end: nothing has changed; call it again", err=True)
@@ -169,7 +169,7 @@ def discard(selection: Selection, store: str) -> None:
     """Give letters up: they are kept in the store, but listed and redriven no more."""
     if selection == Selection():
         raise UsageError("say which letters: by name, --source, --reason, --since, --until or --where true for all")
-    with Store(store) as opened:
+    with changing(), Store(store) as opened:
         click.echo(f"discarded {letters_of.discard(opened, selection):,} letters")
 
 

@@ -6,14 +6,15 @@ import importlib.util
 import os
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from merganser.clock import duration
-from merganser.errors import FlowError, MerganserError, UsageError
+from merganser.errors import FlowError, MerganserError, StoreInUseError, UsageError
 from merganser.flow import Flow
 
 store_option = click.option(
@@ -45,6 +46,18 @@ def _colourless(ctx: click.Context, parameter: click.Parameter, value: bool) -> 
 no_color_option = click.option(
     "--no-color", is_flag=True, expose_value=False, callback=_colourless, help="No colours; so does NO_COLOR=1."
 )
+
+
+@contextmanager
+def changing() -> Iterator[None]:
+    """Around what changes a store by itself, which no flow may have open meanwhile: says so, and what to do."""
+    try:
+        yield
+    except StoreInUseError as error:
+        raise StoreInUseError(
+            f"{error.message.partition(';')[0]}, and this changes the store: stop that one (Ctrl-C, or kill with SIGTERM: it"
+            " commits what it has read), call this again, then run the flow again"
+        ) from None
 
 
 def load(files: Sequence[str]) -> list[Flow]:

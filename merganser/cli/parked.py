@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import click
 
-from merganser.cli.load import store_option
+from merganser.cli.load import changing, store_option
 from merganser.display import console, simple
 from merganser.errors import UsageError
 from merganser.operators.fold import parked as parked_keys
 from merganser.operators.fold import resume
+from merganser.query.snapshot import books
 from merganser.store import Store
 
 
@@ -24,7 +25,7 @@ def parked(store: str, view: str | None, key: tuple[str, ...], then: str | None)
     With --again or --skip a VIEW's key goes on in the next run; all of its parked keys, where none is given.
     """
     if then is None:
-        with Store(store, read_only=True) as opened:
+        with books(store) as opened:
             found = [p for p in parked_keys(opened.con) if view in (None, p.view)]
         keys = [", ".join(f"{name}={value}" for name, value in p.key.items()) for p in found]
         rows = [(p.view, shown, p.events, p.partition, p.seq, p.then or "waits") for p, shown in zip(found, keys)]
@@ -34,7 +35,7 @@ def parked(store: str, view: str | None, key: tuple[str, ...], then: str | None)
     if view is None:
         raise UsageError(f"--{then} is for the keys of one view: merganser parked VIEW [COLUMN=VALUE]... --{then}")
     pairs = dict(part.partition("=")[::2] for part in key)
-    with Store(store) as opened, opened.transaction():
+    with changing(), Store(store) as opened, opened.transaction():
         count = resume(opened.con, view, pairs or None, skip=then == "skip")
     if not count:
         raise UsageError(f"no such key of view {view!r} is parked; `merganser parked {view}` lists those that are")

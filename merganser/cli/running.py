@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.text import Text
 
 from merganser import engine
-from merganser.cli.load import load, store_option, workers_option
+from merganser.cli.load import changing, load, store_option, workers_option
 from merganser.clock import MIN_TIME, duration, show_time
 from merganser.display import console, count, simple
 from merganser.engine import Report
@@ -101,7 +101,7 @@ def rebuild(
     """
     flows = load(files)
     watch = Watch("rebuilding")
-    with watch.shown():
+    with changing(), watch.shown():
         report = engine.rebuild(
             flows, views, store, workers=workers, progress=watch.begin, serve=_address(serve, no_serve)
         )
@@ -125,7 +125,7 @@ def replay(views: tuple[str, ...], begin: str, files: tuple[str, ...], store: st
     """
     flows = load(files)
     watch = Watch("replaying")
-    with watch.shown():
+    with changing(), watch.shown():
         report = engine.rebuild(flows, views, store, workers=workers, progress=watch.begin, begin=begin)
     if report.stopped:
         click.echo("stopped before the end: the live views are as they were; call it again to go on", err=True)

@@ -117,7 +117,8 @@ class Connection:
         """Wait until the views have what was written before this call (read your writes). Raises WaitTimeoutError.
 
         ``"now"``: everything that a running flow finds in its sources now. Or how far each partition of each source must be
-        read: ``{"orders": {"0": 1200}}`` in records, ``{"orders": {"0": {"offset": 1200}}}`` by what its position has.
+        read: ``{"orders": {"0": 1200}}`` in records, or by what its position has; of Kafka the offset of the next message:
+        ``{"orders": {f"{message.topic()}/{message.partition()}": {"offset": message.offset() + 1}}}``.
         """
         until = time.monotonic() + timeout
         if position != "now" and not isinstance(position, Mapping):
@@ -146,8 +147,12 @@ class Connection:
         for source, partitions in position.items():
             for partition, wanted in partitions.items():
                 reached = [(seq, text) for s, p, seq, text in rows if (s, p) == (source, str(partition))]
-                if not reached or any(_before(seq, text, wanted) for seq, text in reached):
-                    return f"partition {partition!r} of source {source!r} is at {min(reached, default='its start')}"
+                if not reached:
+                    there = ", ".join(sorted({p for s, p, *_ in rows if s == source})) or "none"
+                    return f"nothing of partition {partition!r} of source {source!r} is committed, of its partitions: {there}"
+                if any(_before(seq, text, wanted) for seq, text in reached):
+                    seq, at = min(reached)
+                    return f"partition {partition!r} of source {source!r} is at record {seq}, position {at}"
         return ""
 
     def _ask(self, remote: Callable[[Remote], T], direct: Callable[[Store], T]) -> T:

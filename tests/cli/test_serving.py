@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+import merganser as mg
 from merganser.query import sidecar
 from tests.cli.test_cli import BIN, call
 
@@ -41,6 +42,7 @@ def test_query_status_dead_letters_and_verify(shop: Path) -> None:
     assert "revenue_per_minute" in status.stdout and "caught up" in status.stdout, status.stderr
     assert json.loads(call("status", "--json", cwd=shop).stdout)["running"]["committed"] == 306
     assert call("dead-letters", "list", cwd=shop).stdout == "no dead letters\n"
+    assert call("parked", cwd=shop).stdout == "no key is parked\n"
     verify = call("verify", "flows/revenue.py", cwd=shop)
     assert verify.returncode == 0 and "revenue_per_minute: equal, 51 rows" in verify.stdout
 
@@ -50,7 +52,20 @@ def test_a_second_flow_on_the_store_is_told_who_has_it(shop: Path) -> None:
     assert done.returncode == 1 and "is in use by process" in done.stderr
 
 
-def test_a_flow_that_does_not_serve_is_named(shop: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", [
+    ["dead-letters", "fix", "--sql", "text"], ["dead-letters", "redrive", "--all", "--flow", "flows/revenue.py"],
+    ["dead-letters", "discard", "--where", "true"], ["parked", "revenue_per_minute", "--skip"],
+    ["rebuild", "revenue_per_minute", "--flow", "flows/revenue.py"],
+])  # fmt: skip
+def test_what_changes_the_store_says_which_flow_to_stop(command: list[str], shop: Path) -> None:
+    done = call(*command, cwd=shop)
+    pid = sidecar.read(shop / "merganser.duckdb")
+    assert done.returncode == 1 and pid is not None and f"in use by process {pid.pid}" in done.stderr
+    assert "stop that one" in done.stderr and "run the flow again" in done.stderr and "--store" not in done.stderr
+
+
+def test_a_flow_that_does_not_serve_is_named(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merganser.query.connection.PATIENCE", 0.5)
     command = [BIN, "run", "flows/revenue.py", "--follow", "--no-serve", "--store", str(tmp_path / "s.duckdb")]
     with subprocess.Popen(command, cwd=shop, stderr=subprocess.PIPE) as flow:
         try:
@@ -58,8 +73,8 @@ def test_a_flow_that_does_not_serve_is_named(shop: Path, tmp_path: Path) -> None
             while not (tmp_path / "s.duckdb").exists():
                 assert time.monotonic() < until and flow.poll() is None
                 time.sleep(0.05)
-            done = call("query", "FROM revenue_per_minute", "--store", str(tmp_path / "s.duckdb"), cwd=shop)
-            assert done.returncode == 1 and str(flow.pid) in done.stderr and "--no-serve" in done.stderr
+            with pytest.raises(mg.StoreInUseError, match=f"process {flow.pid}.*--no-serve"):
+                mg.connect(tmp_path / "s.duckdb").sql("FROM revenue_per_minute")
         finally:
             flow.send_signal(signal.SIGTERM)
             flow.communicate()

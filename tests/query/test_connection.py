@@ -38,7 +38,7 @@ def test_a_result_in_every_form(connection: mg.Connection) -> None:
     assert result.fetchall() == KEYS and len(result) == 7 and result.columns == ["key", "n"] and result.cut is None
     assert result.arrow().to_pydict() == {"key": [k for k, _ in KEYS], "n": [n for _, n in KEYS]}
     assert [row for batch in result for row in zip(*batch.to_pydict().values())] == KEYS
-    assert result.df().to_dict("list") == result.arrow().to_pydict()
+    assert result.df().to_dict("list") == result.pl().to_dict(as_series=False) == result.arrow().to_pydict()
     assert "k0" in repr(result) and "7 rows" in repr(result)
     assert "<td>k0</td>" in result._repr_html_() and "7 rows" in result._repr_html_()
 
@@ -49,6 +49,15 @@ def test_values_of_every_type_are_the_same_as_duckdbs(connection: mg.Connection)
         " TIMESTAMP '2026-01-01 01:02:03.5' g, [1, NULL] h, {'x': 1, 'y': 'z'} i, true j, NULL::INTEGER k, '\\xAA'::BLOB l"
     )
     assert connection.sql(types).fetchall() == duckdb.sql(types).fetchall()
+
+
+def test_large_results_come_batch_by_batch(connection: mg.Connection) -> None:
+    result = connection.sql("SELECT range AS n, range::VARCHAR AS text FROM range(100000)")
+    sizes = [len(batch) for batch in result]
+    assert sum(sizes) == len(result) == 100_000 and len(sizes) > 5 and max(sizes) <= 16_384
+    frame = result.pl()
+    assert frame.height == 100_000 and frame["n"].sum() == result.df()["n"].sum() == sum(range(100_000))
+    assert sum(len(batch) for batch in result.reader()) == 100_000  # once more, from its beginning
 
 
 def test_several_queries_see_one_commit(connection: mg.Connection) -> None:
