@@ -51,18 +51,24 @@ class UnreachableError(Exception):
     """A registry did not answer, or not so that it could be understood."""
 
 
+class RefusedError(UnreachableError):
+    """A registry that is there does not let us ask, which waiting will not change: a wrong login, a certificate not trusted."""
+
+
 @on_users_line
 def registry(
     where: str | Path,
     *,
     user: str | None = None,
     password: str | Secret | None = None,
+    token: str | Secret | None = None,
     ca: str | Path | None = None,
     cache: str | Path | None = None,
 ) -> Registry:
     """A schema registry: ``"http://localhost:8081"``, or a folder with versions (``schemas/order/v1.avsc``, ``v2.avsc``).
 
-    - ``user``, ``password``: of HTTP's basic authentication; ``ca``: a file of certificates to trust besides the system's.
+    - ``user``, ``password``: of HTTP's basic authentication; ``token``: a bearer token instead. Secrets by ``mg.secret(env=…)``.
+    - ``ca``: a file of certificates to trust besides the system's.
     - ``cache``: the folder in which fetched schemas are kept, ``~/.cache/merganser/registry`` unless named.
 
     Apicurio's is under ``/apis/ccompat/v7``.
@@ -70,12 +76,14 @@ def registry(
     text = str(where)
     if text.startswith(("http://", "https://")):
         kept = Path(cache) if cache is not None else Path.home() / ".cache/merganser/registry"
-        return Registry(text.rstrip("/"), user, password, None if ca is None else str(ca), str(kept))
+        if token is not None and (user or password):
+            raise FlowError("registry() takes user= and password=, or token=, not both")
+        return Registry(text.rstrip("/"), user, password, token, None if ca is None else str(ca), str(kept))
     if not Path(text).is_dir():
         raise FlowError(f"registry({text!r}) must be an http address, or a folder (there is none of that name in {Path.cwd()})")
-    if user or password or ca:
-        raise FlowError("registry(): user, password and ca are for an http address, not for a folder")
-    return Registry(text, None, None, None, "")
+    if user or password or token or ca:
+        raise FlowError("registry(): user, password, token and ca are for an http address, not for a folder")
+    return Registry(text)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,7 @@ class Registry:
     where: str
     user: str | None = field(default=None, compare=False)
     password: str | Secret | None = field(default=None, compare=False, repr=False)
+    token: str | Secret | None = field(default=None, compare=False, repr=False)
     ca: str | None = field(default=None, compare=False)
     cache: str = field(default="", compare=False)
 
@@ -114,7 +123,7 @@ class Registry:
             try:
                 return fetch()
             except UnreachableError as error:
-                if time.monotonic() - began > patience:
+                if isinstance(error, RefusedError) or time.monotonic() - began > patience:
                     raise SourceError(
                         f"the schema registry {self.where} cannot be asked for {what}: {error}. Nothing is lost: the messages stay"
                         " where they are. Start it, or mend its address, and run again"
@@ -206,17 +215,22 @@ class Registry:
         headers = {"Accept": "application/vnd.schemaregistry.v1+json, application/json"}
         if body is not None:
             headers["Content-Type"] = "application/vnd.schemaregistry.v1+json"
-        if self.user is not None:
-            secret = self.password or ""
-            password = secret if isinstance(secret, str) else secret.read()
-            headers["Authorization"] = "Basic " + base64.b64encode(f"{self.user}:{password}".encode()).decode()
+        if self.token is not None:
+            headers["Authorization"] = f"Bearer {_plain(self.token)}"
+        elif self.user is not None:
+            login = f"{self.user}:{_plain(self.password or '')}"
+            headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.where + path, data=data, headers=headers)  # http or https, see registry()
         context = None
         if self.where.startswith("https"):
             context = ssl.create_default_context()
             if self.ca is not None:
-                context.load_verify_locations(self.ca)
+                try:
+                    context.load_verify_locations(self.ca)
+                except OSError as error:
+                    why = "it holds no certificate in PEM" if isinstance(error, ssl.SSLError) else error.strerror
+                    raise RefusedError(f"the certificates in ca={self.ca!r} cannot be read: {why}") from None
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT, context=context) as answer:  # the same
                 return json.loads(answer.read())
@@ -224,7 +238,14 @@ class Registry:
             with error:
                 raise _refusal(error) from None
         except (urllib.error.URLError, OSError, ValueError) as error:
-            raise UnreachableError(str(getattr(error, "reason", error))) from None
+            reason = getattr(error, "reason", error)
+            if isinstance(reason, ssl.SSLCertVerificationError):
+                raise RefusedError(f"its certificate is not trusted ({reason.verify_message}); name who signed it by ca=") from None
+            raise UnreachableError(str(reason)) from None
+
+
+def _plain(secret: str | Secret) -> str:
+    return secret if isinstance(secret, str) else secret.read()
 
 
 def _refusal(error: urllib.error.HTTPError) -> Exception:
@@ -236,7 +257,9 @@ def _refusal(error: urllib.error.HTTPError) -> Exception:
     if code in UNKNOWN or error.code in (400, 409, 422):
         return DeniedError(message)
     if error.code in (401, 403):
-        return UnreachableError(f"it refuses the credentials ({error.code}); check user= and password=")
+        return RefusedError(f"it refuses the credentials ({error.code}); check user= and password=, or token=")
+    if error.code == 404:
+        return RefusedError(f"it answers 404 to {error.url}; is that its Confluent API? Apicurio's is under /apis/ccompat/v7")
     return UnreachableError(f"it answers {error.code}: {message}")
 
 

@@ -6,9 +6,10 @@ import os
 
 from hypothesis import HealthCheck, Phase, settings
 
+from tests.apicurio import apicurio
 from tests.kafka.fixture import kafka
 
-__all__ = ["kafka"]
+__all__ = ["apicurio", "kafka"]
 
 _common = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
 # Shrinking runs a flow hundreds of times; with a failure at hand: HYPOTHESIS_PROFILE=long.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ class Served:
 
     url: str = ""
     login: str | None = None
+    """``user:password``, or the whole of what Authorization must be where it begins with Bearer."""
     down: bool = False
     """Answer 503 to everything."""
     subjects: dict[str, list[int]] = field(default_factory=dict)
@@ -38,7 +40,7 @@ class Served:
 
 
 @contextmanager
-def serving() -> Iterator[Served]:
+def serving(tls: ssl.SSLContext | None = None) -> Iterator[Served]:
     served = Served()
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,7 +64,9 @@ def serving() -> Iterator[Served]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    served.url = f"http://127.0.0.1:{server.server_port}"
+    if tls is not None:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
+    served.url = f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
@@ -76,7 +80,10 @@ def serving() -> Iterator[Served]:
 def _answer(served: Served, path: str, login: str | None, body: Any) -> tuple[int, Any]:
     if served.down:
         return 503, {"error_code": 50301, "message": "down for a while"}
-    if served.login and login != "Basic " + base64.b64encode(served.login.encode()).decode():
+    wanted = served.login or ""
+    if not wanted.startswith("Bearer ") and wanted:
+        wanted = "Basic " + base64.b64encode(wanted.encode()).decode()
+    if wanted and login != wanted:
         return 401, {"error_code": 40101, "message": "Unauthorized"}
     parts = [unquote(p) for p in path.strip("/").split("/")]
     if parts == ["subjects"]:

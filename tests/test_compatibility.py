@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +19,7 @@ from merganser.schema.compatibility import check
 from merganser.schema.notations import parse
 from merganser.schema.protobuf import compiled_text
 from tests.codecs.proto_data import message_types, messages
+from tests.commands import call
 from tests.schema_registry import serving
 
 SLOW = settings(deadline=None, max_examples=100, suppress_health_check=list(HealthCheck))
@@ -321,10 +320,6 @@ def test_modes_decide_who_reads_what_of_whom() -> None:
     assert [(b.old, b.reader) for b in found] == [(0, "new"), (1, "new")] and not check("avro", v3, [v1, v2], "none")
     with pytest.raises(UsageError, match="mode 'sideways' is none of none, backward"):
         check("avro", v1, [v2], "sideways")
-
-
-def call(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([Path(sys.executable).parent / "merganser", *args], capture_output=True, text=True, check=False)
 
 
 def test_the_commands_say_what_breaks_and_where(tmp_path: Path) -> None:

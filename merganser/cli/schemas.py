@@ -25,6 +25,7 @@ registry_option = click.option(
     "--registry", "where", metavar="URL|FOLDER", help="Where SUBJECT@2 and SUBJECT@latest are looked up (cached)."
 )
 user_option = click.option("--user", metavar="NAME:PASSWORD", envvar="MERGANSER_REGISTRY_USER", help="Of the registry.")
+token_option = click.option("--token", envvar="MERGANSER_REGISTRY_TOKEN", help="A bearer token, instead of a user.")
 ca_option = click.option("--ca", metavar="FILE", help="Certificates to trust besides the system's.")
 
 
@@ -37,13 +38,16 @@ def asking(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options for a registry; the command gets it as ``reg``, None without."""
 
     @functools.wraps(command)
-    def asked(where: str | None, user: str | None, ca: str | None, **more: Any) -> Any:
-        name, _, password = (user or "").partition(":")
-        folder = where is None or not where.startswith("http")
-        reg = None if where is None else registry(where) if folder else registry(where, user=name or None, password=password, ca=ca)
+    def asked(where: str | None, user: str | None, token: str | None, ca: str | None, **more: Any) -> Any:
+        reg = None
+        if where is not None and where.startswith("http"):
+            name, _, password = (user or "").partition(":")
+            reg = registry(where, user=name or None, password=password or None, token=token, ca=ca)
+        elif where is not None:
+            reg = registry(where)
         return command(reg=reg, **more)
 
-    for option in (registry_option, user_option, ca_option):
+    for option in (registry_option, user_option, token_option, ca_option):
         asked = option(asked)
     return asked
 

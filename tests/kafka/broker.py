@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from tests.services import fetched, free_ports, listens, wait_for_end
 
 POM = Path(__file__).with_name("pom.xml")
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
@@ -27,37 +25,10 @@ TLS_PASSWORD = "changeit"
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 
-class NoBrokerError(Exception):
-    """There is nothing here that a broker could be made of; the message says what is missing."""
-
-
 def jars() -> Path:
-    """The folder of the broker's jars, fetched by Maven the first time, outside of the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "merganser"
-    folder = cache / f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    if not shutil.which("java") or not shutil.which("mvn"):
-        raise NoBrokerError("Kafka needs java and mvn on the PATH, or a broker named by MERGANSER_TEST_KAFKA=host:port")
-    cache.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=cache) as part:
-        command = ["mvn", "-q", "-B", "-f", str(POM), COPY, "-DincludeScope=runtime", f"-DoutputDirectory={part}/jars"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise NoBrokerError(f"mvn could not fetch the broker's jars:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
-        with contextlib.suppress(OSError):  # another process was first
-            (Path(part) / "jars").rename(folder)
-    return folder
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for s in sockets:
-        s.bind(("127.0.0.1", 0))
-    ports = [s.getsockname()[1] for s in sockets]
-    for s in sockets:
-        s.close()
-    return ports
+    """The folder of the broker's jars."""
+    name = f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
+    return fetched(name, "Kafka", "-f", str(POM), COPY, "-DincludeScope=runtime")
 
 
 @dataclass
@@ -193,26 +164,15 @@ def serve(port_file: Path, watched: int) -> None:
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             broker.start()
-            part = port_file.with_suffix(".part")
-            part.write_text(json.dumps({
+            listens(port_file, {
                 "plain": broker.address, "sasl": broker.sasl_address, "tls": broker.tls_address,
                 "certificate": str(broker.certificate),
-            }))  # fmt: skip
-            part.rename(port_file)
-            while _alive(watched):
-                time.sleep(0.5)
+            })  # fmt: skip
+            wait_for_end(watched)
         except Exception as error:
-            port_file.write_text(json.dumps({"error": str(error)}))
+            listens(port_file, {"error": str(error)})
         finally:
             broker.stop()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 if __name__ == "__main__":

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import subprocess
-import sys
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.kafka.broker import NoBrokerError, jars
-
-START = 180.0
-"""Seconds that a broker may take to start on a busy machine, fetching its jars included."""
+from tests.kafka.broker import jars
+from tests.services import shared
 
 
 @dataclass
@@ -87,32 +81,6 @@ class Kafka:
             consumer.close()
 
 
-_started: list[subprocess.Popen[bytes]] = []
-"""Kept, since a forgotten child is a warning. It ends by itself when the test run does."""
-
-
-def _start(folder: Path) -> dict[str, str]:
-    """Where the run's broker listens; the first worker that asks starts it."""
-    port_file = folder / "kafka.json"
-    with (folder / "kafka.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not port_file.exists():
-            jars()
-            watched = os.getppid() if os.environ.get("PYTEST_XDIST_WORKER") else os.getpid()
-            command = [sys.executable, "-m", "tests.kafka.broker", str(port_file), str(watched)]
-            with (folder / "kafka.err").open("wb") as err:
-                _started.append(subprocess.Popen(
-                    command, start_new_session=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=err
-                ))  # fmt: skip
-            deadline = time.monotonic() + START
-            while not port_file.exists():
-                assert time.monotonic() < deadline, f"no broker: {(folder / 'kafka.err').read_text()}"
-                time.sleep(0.1)
-    found: dict[str, str] = json.loads(port_file.read_text())
-    assert "error" not in found, found["error"]
-    return found
-
-
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     """A broker: MERGANSER_TEST_KAFKA's, else our own; without either the test is skipped, in CI it fails."""
@@ -120,12 +88,4 @@ def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
     if named:
         yield Kafka(named)
         return
-    folder = tmp_path_factory.getbasetemp()
-    if os.environ.get("PYTEST_XDIST_WORKER"):
-        folder = folder.parent
-    try:
-        yield Kafka(**_start(folder))
-    except NoBrokerError as error:
-        if os.environ.get("CI"):
-            raise
-        pytest.skip(str(error))
+    yield Kafka(**shared("tests.kafka.broker", jars, tmp_path_factory))
