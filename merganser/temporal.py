@@ -40,10 +40,7 @@ class Temporal:
         node = self._open("order")
         keys = key_of(node, by, "order")
         timed(node, "order")
-        if "seq" in node.columns:
-            raise FlowError("order() adds a column seq, and there is one already; derive() it another name and drop() it")
-        made = plan.Order(users_line(), node.columns | {"seq": "BIGINT"}, node, keys, policy(late))
-        return self._then(made)
+        return self._then(plan.Order(users_line(), with_seq(node, "order"), node, keys, policy(late)))
 
     @on_users_line
     def fold(
@@ -52,9 +49,15 @@ class Temporal:
         *,
         initial: Any,
         apply: Callable[[Any, dict[str, Any]], Any],
+        order: str | None = None,
+        history: bool = False,
         late: str = "keep",
     ) -> Self:
-        """The state of each key: ``apply(state, event)`` over its events in the order of ``order(by=…)``, from ``initial`` on.
+        """The state of each key: ``apply(state, event)`` over its events in their order, from ``initial`` on.
+
+        ``order``: ``"time"``, as by ``order(by=…)``, once the watermark is past them; or ``"log"``, as their partition has them,
+        at once, for which each key must be in one partition alone. Of an event store that is the default, else time is.
+        ``history=True`` keeps every event with the state after it, for ``history`` and ``as_of`` of a connection.
 
         ``apply`` must be a pure function: it gets the state and an event (column to value, event times as UTC datetimes, ``seq``
         from ``order``) and returns the next state. A state is JSON (one column ``state``), or an instance of a dataclass
@@ -65,15 +68,26 @@ class Temporal:
         if not callable(apply):
             raise FlowError("fold(apply=…) takes a function of a state and an event")
         keys = key_of(node, by, "fold")
-        if not (isinstance(node, plan.Order) and node.by == keys):
-            node = self.order(keys, late=late)._node
+        node = self._in_turn(node, keys, order, late, "fold")
         state = State.of(initial)
         columns = {name: node.columns[name] for name in keys}
         for name, kind in (*state.columns, ("seq", "BIGINT")):
             if name in columns:
                 raise FlowError(f"fold(): {name!r} is a key and a field of the state; give one of them another name")
             columns[name] = kind
-        return self._then(plan.Fold(users_line(), columns, node, keys, state, apply))
+        return self._then(plan.Fold(users_line(), columns, node, keys, state, apply, history))
+
+    def _in_turn(self, node: Node, keys: tuple[str, ...], order: str | None, late: str, verb: str) -> Node:
+        """The events of each key, numbered, in the order that was asked for."""
+        if order not in ("time", "log", None):
+            raise FlowError(f"{verb}(order={order!r}): there are 'time' and 'log'")
+        if order == "log" and not node.events:
+            raise FlowError(f"{verb}(order='log') must follow events as they were read; behind {node.line()} they have no log")
+        if order == "log" or (order is None and node.events and node.source.connector.in_order):
+            return plan.Order(users_line(), with_seq(node, verb), node, keys, log=True)
+        if isinstance(node, plan.Order) and node.by == keys:
+            return node
+        return self.order(keys, late=late)._node
 
     @on_users_line
     def join(
@@ -173,6 +187,13 @@ def key_of(node: Node, by: str | Sequence[str] | None, verb: str) -> tuple[str, 
     if not names:
         raise FlowError(f"{verb}(by=…) names no column")
     return names
+
+
+def with_seq(node: Node, verb: str) -> Columns:
+    """The columns here and ``seq``."""
+    if "seq" in node.columns:
+        raise FlowError(f"{verb}() adds a column seq, and there is one already; derive() it another name and drop() it")
+    return node.columns | {"seq": "BIGINT"}
 
 
 def timed(node: Node, verb: str, *, bounded: bool = True) -> None:

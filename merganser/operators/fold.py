@@ -21,6 +21,7 @@ import pyarrow as pa
 from merganser import faults
 from merganser.errors import FlowError, UsageError
 from merganser.operators import STATE, Emitted, Epoch, Outcome, Refusal, Rows, one
+from merganser.operators.history import History
 from merganser.plan import Fold
 from merganser.sql import literal, quote
 from merganser.states import arrow
@@ -55,11 +56,12 @@ class FoldStep:
         self.states = f"{STATE}.{quote(table + '_states')}"
         self.parked = f"{STATE}.{quote(table + '_parked')}"
         self.skipped = f"{STATE}.{quote(table + '_skipped')}"
+        self.history = History(node, table) if node.history else None
         self.keys = [quote(name) for name in node.by]
 
     @property
     def tables(self) -> list[str]:
-        return [self.states, self.parked, self.skipped]
+        return [self.states, self.parked, self.skipped, *([self.history.table] if self.history else [])]
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.node.columns.items())
@@ -68,6 +70,8 @@ class FoldStep:
         con.execute(f"CREATE TABLE {self.parked} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT, _then VARCHAR)")
         keys = ", ".join(f"{quote(name)} {self.node.columns[name]}" for name in self.node.by)
         con.execute(f"CREATE TABLE {self.skipped} ({keys}, seq BIGINT)")
+        if self.history:
+            self.history.create(con)
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # nothing is kept in memory
@@ -95,6 +99,8 @@ class FoldStep:
         told = list(zip(*(values(events[name]) for name in self.input.columns)))
         self._fold(turn, keys, told, {key: values for key, (_, values) in kept.items()})
         self._save(con, turn)
+        if self.history:
+            self.history.save(con, events)
         waiting = sorted(at for places in turn.parked.values() for at in places)
         if waiting:
             con.register("_waiting", events.take(waiting))
@@ -160,6 +166,15 @@ class FoldStep:
                 states[key] = state
             else:
                 done[key] = row[number]
+                if self.history:
+                    self._note(at, states[key])
+
+    def _note(self, at: int, state: Any) -> None:
+        assert self.history is not None
+        try:
+            self.history.note(at, state)
+        except ValueError as error:
+            raise FlowError(f"fold: {error}", where=self.node.where) from None
 
     def _save(self, con: duckdb.DuckDBPyConnection, turn: Turn) -> None:
         """Write the states that changed."""

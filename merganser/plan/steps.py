@@ -88,12 +88,19 @@ class _Releases(Node):
 
 @dataclass(frozen=True)
 class Order(_Releases):
-    """Events of each key in the order of their event times, with a column ``seq`` from 1 on."""
+    """Events of each key in the order of their event times, with a column ``seq`` from 1 on.
+
+    ``log``: in the order in which their partition has them instead. Nothing waits or is late then, and the rows say nothing
+    about event time, so only a fold may follow.
+    """
 
     by: tuple[str, ...]
     late: str = "keep"
+    log: bool = False
 
     def line(self, of: str = "·", *others: str) -> str:
+        if self.log:
+            return f"Order[{of}, by {', '.join(self.by)}, as logged]"
         return f"Order[{of}, by {', '.join(self.by)}{late_text(self.late)}]"
 
 
@@ -153,8 +160,11 @@ class Fold(_Settles):
     by: tuple[str, ...]
     state: State
     apply: Callable[[Any, dict[str, Any]], Any]
+    history: bool = False
+    """Whether every event is kept, with the state after it."""
     table = True
 
     def line(self, of: str = "·", *others: str) -> str:
         name = f"{getattr(self.apply, '__qualname__', 'fn')}#{code(self.apply)}"
-        return f"Fold[{of}, by {', '.join(self.by)}, {name}, initial {self.state.initial}]"
+        kept = ", history" if self.history else ""
+        return f"Fold[{of}, by {', '.join(self.by)}, {name}, initial {self.state.initial}{kept}]"

@@ -9,15 +9,17 @@ import time
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 
 from merganser import display
-from merganser.errors import StoreError, StoreInUseError, UsageError, WaitTimeoutError
+from merganser.errors import QueryError, StoreError, StoreInUseError, UsageError, WaitTimeoutError
 from merganser.query import sidecar
 from merganser.query.client import GoneError, Remote
+from merganser.query.past import Past
 from merganser.query.reading import MAX_BYTES, MAX_ROWS, SECONDS, Answer, Limits, Query
 from merganser.query.sidecar import Holder
 from merganser.query.status import Status
@@ -97,6 +99,42 @@ class Connection:
             " FROM duckdb_columns() c WHERE c.database_name = 'store' AND c.schema_name = 'main' AND c.table_name = view)"
             " AS columns FROM merganser.views WHERE status <> 'building' ORDER BY view"
         )
+
+    def history(self, view: str, key: Any) -> Result:
+        """What happened to a key of a fold with ``history=True``: its events in order, each with the ``state`` after it.
+
+        ``key``: a value, or ``{column: value}`` where a key has several columns. Raises UsageError for other views.
+        """
+        return self._past(view, lambda past: past.history(key))
+
+    def as_of(
+        self,
+        view: str,
+        *,
+        version: int | None = None,
+        time: datetime | str | None = None,
+        position: int | Mapping[str, int] | None = None,
+    ) -> Result:
+        """The rows of a fold with ``history=True`` as they were, for the keys that there were.
+
+        After the first ``version`` events of each key (of which the view's ``seq`` is the number); after the events up to
+        and including ``time`` (UTC unless it has a zone); or after so many records of the log (``position``, as in
+        ``wait_for``; of an event store the id of the last notification), ``{partition: records}`` where there are several.
+        """
+        return self._past(view, lambda past: past.as_of(self._rows, version, time, position))
+
+    def _rows(self, sql: str) -> list[tuple[Any, ...]]:
+        return self.sql(sql).fetchall()
+
+    def _past(self, view: str, query: Callable[[Past], str]) -> Result:
+        past = Past.of(self._rows, view)
+        while True:
+            try:
+                return self.sql(query(past))
+            except QueryError:
+                before, past = past, Past.of(self._rows, view)
+                if past == before:  # else it was rebuilt between two queries
+                    raise
 
     def dead_letters(self) -> Result:
         """The records that could not be decoded or applied, with their bytes and the reason."""

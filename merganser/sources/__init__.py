@@ -12,7 +12,7 @@ The contract of a reader, checked by ``tests/sources/contract.py``:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from merganser.codecs import Chunk, Codec
 from merganser.schema import Schema
@@ -48,6 +48,9 @@ class Reader(Protocol):
 @runtime_checkable
 class Connector(Protocol):
     """Where a source's events live; frozen, so that plans can be compared. Knows nothing of flows or stores."""
+
+    in_order: ClassVar[bool]
+    """Whether the order of the log is that in which things happened, whatever the events' times say: as in an event store."""
 
     def describe(self) -> str:
         """One line for plans: ``files data/orders/*.jsonl``. No secrets."""

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.avro import AvroCodec
@@ -107,6 +107,8 @@ def _bytes(size: int | str) -> int:
 @dataclass(frozen=True, slots=True)
 class Files:
     """The connector to files; see ``files``."""
+
+    in_order: ClassVar[bool] = False
 
     paths: tuple[str, ...]
     partition_by: str | None

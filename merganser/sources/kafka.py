@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from merganser.brokers import Brokers, Setting, cluster
 from merganser.codecs import Codec
@@ -89,6 +89,8 @@ def _start(start: Any) -> Start:
 @dataclass(frozen=True, slots=True)
 class Kafka:
     """The connector to Kafka; see ``kafka``."""
+
+    in_order: ClassVar[bool] = False
 
     names: tuple[str, ...]
     brokers: Brokers

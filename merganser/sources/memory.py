@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.json import JsonCodec, Lines
@@ -31,6 +31,8 @@ def _line(record: Record) -> bytes:
 @dataclass(frozen=True, eq=False)
 class Memory:
     """The connector to events in memory; see ``memory``."""
+
+    in_order: ClassVar[bool] = False
 
     lines: dict[str, list[bytes]] = field(repr=False)
     sent: dict[tuple[str, str], list[Any]] = field(default_factory=dict, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pyarrow as pa
 
@@ -17,6 +18,8 @@ from merganser.sources.turns import Turns
 @dataclass(frozen=True, eq=False)
 class Rows:
     """The connector to tables."""
+
+    in_order: ClassVar[bool] = False
 
     tables: Mapping[str, pa.Table] = field(repr=False)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from merganser.brokers import cluster
 from merganser.codecs import Chunk, Codec, Decoded, Place
@@ -26,6 +27,8 @@ LOG = "log"
 @dataclass(frozen=True, slots=True)
 class Then:
     """The connector to files and a topic behind them; see ``Files.then``."""
+
+    in_order: ClassVar[bool] = False
 
     files: Files
     kafka: Kafka

@@ -198,10 +198,12 @@ def _order(batch: Batch, node: Order) -> str:
     assert node.input is not None
     keys, columns = ", ".join(quote(c) for c in node.by), ", ".join(quote(c) for c in node.input.columns)
     ties = "".join(f", {quote(c)}" for c in node.input.columns) if node.input.ambiguous else ""
+    first, rows = "_time, ", f"{_on_time(batch, node.input)} WHERE _time < {batch.closing(node)}"
+    if node.log:
+        first, rows = "", batch.rows(node.input)
     return (
         f"SELECT {columns}, _part, _seq, _time, NULL::BIGINT AS _wm,"
-        f" row_number() OVER (PARTITION BY {keys} ORDER BY _time, _part, _seq{ties}) AS seq"
-        f" FROM {_on_time(batch, node.input)} WHERE _time < {batch.closing(node)}"
+        f" row_number() OVER (PARTITION BY {keys} ORDER BY {first}_part, _seq{ties}) AS seq FROM {rows}"
     )
 
 
