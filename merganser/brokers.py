@@ -35,6 +35,8 @@ _WORDS = {
     KafkaError.SASL_AUTHENTICATION_FAILED: "refused the login ({detail}); check sasl.username, sasl.password, sasl.mechanism",
     KafkaError._SSL: "and this client do not agree on TLS ({detail}); check security.protocol and ssl.ca.location",
     KafkaError._RESOLVE: "has no known address ({detail}); check brokers=",
+    KafkaError.MSG_SIZE_TOO_LARGE: "takes no message of this size ({detail}); raise max.message.bytes of the topic, and"
+    " message.max.bytes in settings=",
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "does not let this user read or write the topic ({detail})",
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "does not let this user write in transactions ({detail})",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "does not let this user do that ({detail})",

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import duckdb
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -18,7 +17,7 @@ import pyarrow.compute as pc
 from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
 from merganser.codecs.values import utf8_error
 from merganser.schema import Schema
-from merganser.scratch import scratch
+from merganser.scratch import Query
 
 HEADERS = pa.list_(pa.struct([("name", pa.utf8()), ("value", pa.binary())]))
 
@@ -36,7 +35,7 @@ key or a header may be declared: its bytes are then the text of that type's valu
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """Some messages of one partition, one record each, whatever bytes it has: arrays of one length.
+    """Some messages, one record each, whatever bytes it has: arrays of one length.
 
     ``values``: binary, null for a tombstone. ``offsets``: the ordinals. ``timestamps``: of the records, milliseconds since
     1970. ``keys`` (binary) and ``headers`` (``HEADERS``) are None unless a column is taken from them.
@@ -49,6 +48,8 @@ class Messages:
     headers: pa.ListArray | None = None
     base: int = 0
     """What was added to Kafka's offsets to make ordinals: not 0 after a topic was made anew, and its offsets began again."""
+    parts: tuple[Chunk, ...] = ()
+    """The chunks that these are the messages of, where they are of several (``gathered``). Ordinals then count from 0."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -60,7 +61,14 @@ class Messages:
     def take(self, rows: npt.NDArray[np.int64]) -> Messages:
         at = pa.array(rows)
         keys, headers = (None if a is None else a.take(at) for a in (self.keys, self.headers))
-        return Messages(self.values.take(at), self.offsets[rows], self.timestamps[rows], keys, headers, self.base)
+        values, offsets, timestamps = self.values.take(at), self.offsets[rows], self.timestamps[rows]
+        return replace(self, values=values, offsets=offsets, timestamps=timestamps, keys=keys, headers=headers)
+
+    def slice(self, start: int, end: int) -> Messages:
+        count = end - start
+        keys, headers = (None if a is None else a.slice(start, count) for a in (self.keys, self.headers))
+        values, offsets, timestamps = self.values.slice(start, count), self.offsets[start:end], self.timestamps[start:end]
+        return replace(self, values=values, offsets=offsets, timestamps=timestamps, keys=keys, headers=headers)
 
     def text(self) -> tuple[pa.Array, bool]:
         """The values as strings, those that are not UTF-8 emptied; and whether there are such."""
@@ -75,7 +83,49 @@ class Messages:
 
     def place(self, chunk: Chunk, i: int, seq: int) -> Place:
         """Its topic and partition; ``line`` is the offset."""
-        return Place(chunk.place.file, None, seq - self.base)
+        if not self.parts:
+            return Place(chunk.place.file, None, seq - self.base)
+        for part in self.parts:
+            if seq < part.records:
+                break
+            seq -= part.records
+        messages: Messages = part.payload
+        return messages.place(part, seq, int(messages.offsets[seq]))
+
+    def numbers(self) -> npt.NDArray[np.int64]:
+        """Kafka's offsets."""
+        if not self.parts:
+            return self.offsets - self.base
+        return np.concatenate([part.payload.numbers() for part in self.parts])[self.offsets]
+
+    def of_partitions(self, chunk: Chunk, topic: bool, kind: pa.DataType) -> pa.Array:
+        """The topic of each, or the number of its partition."""
+        parts = self.parts or (chunk,)
+        names = [part.partition.rsplit("/", 1)[0 if topic else 1] for part in parts]
+        which = np.repeat(np.arange(len(parts)), [part.records for part in parts])[self.offsets if self.parts else slice(None)]
+        return pa.array(names).cast(kind).take(pa.array(which))
+
+
+def joined(batches: Sequence[Messages]) -> Messages:
+    """Messages one after another."""
+    if len(batches) == 1:
+        return batches[0]
+    keys, headers = (
+        None if arrays[0] is None else pa.concat_arrays(arrays)
+        for arrays in ([some.keys for some in batches], [some.headers for some in batches])
+    )
+    return Messages(
+        pa.concat_arrays([some.values for some in batches]), np.concatenate([some.offsets for some in batches]),
+        np.concatenate([some.timestamps for some in batches]), keys, headers,
+    )  # fmt: skip
+
+
+def gathered(chunks: Sequence[Chunk]) -> Chunk:
+    """The messages of some chunks of a source, whatever their partitions, as one chunk: to be decoded at once."""
+    messages = joined([chunk.payload for chunk in chunks])
+    payload = replace(messages, offsets=np.arange(len(messages)), base=0, parts=tuple(chunks))
+    nbytes = sum(chunk.nbytes for chunk in chunks)
+    return Chunk(chunks[0].source, "", 0, len(messages), Place("", None, None), payload, {}, nbytes)
 
 
 class MessageCodec:
@@ -93,7 +143,8 @@ class MessageCodec:
         rest = tuple(c for c in schema.columns if c.name not in taken)
         self._payload = payload(replace(schema, columns=rest)) if rest else None  # values that nobody asks for stay as they are
         self._arrow = schema.arrow_schema()
-        self._con = scratch()
+        kinds = {schema[name].type for name, _ in columns} - {"BLOB", "VARCHAR"}
+        self._casts = {kind: Query(f"SELECT TRY_CAST(t AS {kind}) AS v FROM _texts", "_texts") for kind in kinds}
 
     def decode(self, chunk: Chunk) -> Decoded:
         messages: Messages = chunk.payload
@@ -152,13 +203,12 @@ class MessageCodec:
         """One column for all messages; ``bad`` gets those whose bytes are no text of the column's type."""
         kind = self._arrow.field(name).type
         if origin == "offset":
-            return pa.array(messages.offsets - messages.base).cast(kind)
+            return pa.array(messages.numbers()).cast(kind)
         if origin == "timestamp":
             moments = pa.array(messages.timestamps).cast(pa.timestamp("ms"))
             return pc.assume_timezone(moments, "UTC").cast(kind) if getattr(kind, "tz", None) else moments.cast(kind)
         if origin in ("topic", "partition"):
-            topic, partition = chunk.partition.rsplit("/", 1)
-            return pa.repeat(pa.scalar(topic if origin == "topic" else int(partition)).cast(kind), len(messages))
+            return messages.of_partitions(chunk, origin == "topic", kind)
         if origin == "headers":
             assert messages.headers is not None
             return messages.headers.cast(kind)
@@ -178,13 +228,7 @@ class MessageCodec:
                     bad.setdefault(i, ("not utf-8", f"{origin} for column {name!r}: {wrong}"))
         if kind == "VARCHAR":
             return texts
-        self._con.register("_texts", pa.table({"t": texts}))
-        try:
-            column = self._con.sql(f"SELECT TRY_CAST(t AS {kind}) AS v FROM _texts").to_arrow_table()["v"].combine_chunks()
-        except duckdb.Error as error:
-            raise AssertionError(f"TRY_CAST to {kind} failed: {error}") from error
-        finally:
-            self._con.unregister("_texts")
+        column = self._casts[kind].run(pa.table({"t": texts}))["v"].combine_chunks()
         for i in np.flatnonzero(pc.and_(pc.is_null(column), pc.is_valid(texts)).to_numpy(zero_copy_only=False)).tolist():
             bad.setdefault(i, ("wrong type", f"{origin} for column {name!r}: expected {kind}, found {texts[i].as_py()!r}"))
         return column.cast(self._arrow.field(name).type)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
@@ -62,7 +62,7 @@ class Shared:
             lane.release(committed)
 
 
-class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
+class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
     """Reads its share of a source's partitions."""
 
     def __init__(self, name: str, source: Source, index: int, count: int, shared: Shared) -> None:
@@ -74,7 +74,7 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
         self._told: Mapping[tuple[str, str], Position] = {}
         self._idle = False
 
-    def next_batch(self) -> Iterable[tuple[str, Chunk | None]]:
+    def next_batch(self) -> Iterable[tuple[str, Sequence[Chunk]]]:
         if self._shared.stop.is_set():
             raise StopIteration
         try:
@@ -93,8 +93,19 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
             self._shared.looked[self._name] = self._listed
             if self._shared.pending:
                 # Bytewax asks the store whether to commit only in epochs in which something came to it.
-                return [("tick", None)]
-        return [(f"{c.partition}/{c.seq}", c) for c in chunks]
+                return [("tick", ())]
+        return [(f"{some[0].partition}/{some[0].seq}", some) for some in self._together(chunks)]
+
+    def _together(self, chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
+        """Small chunks (of many partitions, or while there is little) in one piece of work."""
+        some: list[Chunk] = []
+        for chunk in chunks:
+            if some and sum(c.nbytes for c in some) + chunk.nbytes > self._shared.chunk_bytes:
+                yield some
+                some = []
+            some.append(chunk)
+        if some:
+            yield some
 
     def next_awake(self) -> datetime | None:
         if not self._idle:
@@ -161,7 +172,7 @@ class Lane(StatefulSourcePartition[tuple[str, Chunk | None], None]):
                 self._reading.add(name)
 
 
-class Lanes(FixedPartitionedSource[tuple[str, Chunk | None], None]):
+class Lanes(FixedPartitionedSource[tuple[str, Sequence[Chunk]], None]):
     """The one input of every dataflow: the lanes of all its sources."""
 
     def __init__(self, sources: list[Source], workers: int, shared: Shared) -> None:

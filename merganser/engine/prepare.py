@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,11 @@ from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Chunk, Codec, Place, Reject
 from merganser.codecs.mending import MendingCodec, Mends
+from merganser.codecs.messages import Messages, gathered
 from merganser.engine.times import bad_times
 from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
+from merganser.operators import PART
 from merganser.operators.deduplicate import hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
@@ -59,12 +62,22 @@ class Preparer:
     def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]], mends: Mends) -> None:
         """``ends``: the last row-local node of each branch, with the deduplications that follow it. ``mends``: the source's."""
         self._source = source
+        self._mends = mends
         self._codec: Codec = MendingCodec(source.codec(), source.schema, mends)
         self._first = True
         self._ends = ends
-        self._compiled: dict[tuple[Node, str], RowLocal] = {}
+        self._compiled: dict[tuple[Node, str | None], RowLocal] = {}
 
-    def prepare(self, chunk: Chunk) -> Prepared:
+    def prepare(self, chunks: Sequence[Chunk]) -> list[Prepared]:
+        """What each chunk gives. Messages are decoded at once, whatever their partitions: these may be many, with few each."""
+        full = [chunk for chunk in chunks if chunk.records]
+        if len(full) < 2 or self._mends or not all(isinstance(chunk.payload, Messages) for chunk in full):
+            return [self._prepare(chunk) for chunk in chunks]
+        whole = gathered(full)
+        empty = [self._nothing(chunk) for chunk in chunks if not chunk.records]
+        return [*self._split(self._prepare(whole), full), *empty]
+
+    def _prepare(self, chunk: Chunk) -> Prepared:
         if not chunk.records:
             return self._nothing(chunk)
         decoded = self._codec.decode(chunk)
@@ -83,10 +96,15 @@ class Preparer:
         if rejects and self._source.on_error == "stop":
             raise stopped(self._source.name, rejects[0])
         seqs = table["_seq"].to_numpy()
-        table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times)))
+        parts = _parts(chunk)
+        cuts = np.searchsorted(seqs, _bounds(parts)) if parts else np.array([0, len(seqs)])
+        table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times, cuts)))
+        if parts:
+            which = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(cuts))
+            table = table.append_column(PART, pa.DictionaryArray.from_arrays(which, pa.array([p.partition for p in parts])))
         prepared = Prepared(
             chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
-            locate=lambda wanted: self._codec.locate(chunk, wanted),
+            self._locate(chunk),
         )  # fmt: skip
         for node, followers in self._ends:
             prepared.branches[node] = self._branch(node, followers, chunk, table)
@@ -101,12 +119,42 @@ class Preparer:
         prepared.branches = {node: Branch(None, []) for node, _ in self._ends}
         return prepared
 
+    def _split(self, whole: Prepared, parts: Sequence[Chunk]) -> list[Prepared]:
+        """What was prepared of gathered chunks as what each of them gives, with ordinals of its own."""
+        bounds = _bounds(parts)
+        ordinals = np.concatenate([part.payload.offsets for part in parts])
+        seqs, cuts = ordinals[whole.seqs], np.searchsorted(whole.seqs, bounds)
+        rejects = _by_part(whole.rejects, bounds, ordinals)
+        found = [
+            Prepared(
+                part.source, part.partition, part.seq, part.end, part.records, part.nbytes, part.position,
+                whole.times[cuts[i] : cuts[i + 1]], seqs[cuts[i] : cuts[i + 1]], rejects.get(i, []), self._locate(part),
+            )
+            for i, part in enumerate(parts)
+        ]  # fmt: skip
+        for node, branch in whole.branches.items():
+            refused = _by_part(branch.refused, bounds, ordinals)
+            tables: list[pa.Table | None] = [None] * len(parts)
+            if branch.table is not None:
+                numbers = branch.table["_seq"].to_numpy()
+                at = branch.table.column_names.index("_seq")
+                table = branch.table.set_column(at, "_seq", pa.array(ordinals[numbers])).drop_columns([PART])
+                tables = [table.slice(a, b - a) if a < b else None for a, b in pairwise(np.searchsorted(numbers, bounds).tolist())]
+            for i, prepared in enumerate(found):
+                prepared.branches[node] = Branch(tables[i], refused.get(i, []))
+        return found
+
+    def _locate(self, chunk: Chunk) -> Callable[[list[int]], list[tuple[Place, bytes]]]:
+        return lambda wanted: self._codec.locate(chunk, wanted)
+
     def _branch(self, node: Node, followers: Sequence[Deduplicate], chunk: Chunk, table: pa.Table) -> Branch:
-        compiled = self._compiled.get((node, chunk.partition))
+        key = node, None if _parts(chunk) else chunk.partition
+        compiled = self._compiled.get(key)
         if compiled is None:
-            hashed = tuple(hash_sql(follower, literal(chunk.partition)) for follower in followers)
+            partition = PART if _parts(chunk) else literal(chunk.partition)
+            hashed = tuple(hash_sql(follower, partition) for follower in followers)
             start = list(node.chain())[-1]
-            compiled = self._compiled[node, chunk.partition] = RowLocal(start, node, extra=hashed)
+            compiled = self._compiled[key] = RowLocal(start, node, extra=hashed)
         if not len(table):
             return Branch(None, [])
         rows, refused = compiled.mark(table)
@@ -122,11 +170,36 @@ class Preparer:
         found = self._codec.locate(chunk, [seq for seq, _, _ in bad.values()])
         return [Reject(s, place, raw, why, detail) for (s, why, detail), (place, raw) in zip(bad.values(), found)]
 
-    def _watermarks(self, times: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The watermark at each row, as far as this chunk knows; the store lifts it by what came before."""
-        if self._source.time is None or self._source.lateness is None:
-            return np.full(len(times), MIN_TIME)
-        return np.maximum.accumulate(times) - self._source.lateness if len(times) else times
+    def _watermarks(self, times: npt.NDArray[np.int64], cuts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The watermark at each row, as far as this chunk knows; the store lifts it by what came before.
+
+        ``cuts``: where the rows of each partition begin, and the last end.
+        """
+        marks = np.full(len(times), MIN_TIME)
+        if self._source.time is not None and self._source.lateness is not None:
+            for begin, end in pairwise(cuts.tolist()):
+                np.maximum.accumulate(times[begin:end], out=marks[begin:end])
+            marks -= self._source.lateness
+        return marks
+
+
+def _parts(chunk: Chunk) -> tuple[Chunk, ...]:
+    """The chunks that a gathered one is made of; none for any other."""
+    return chunk.payload.parts if isinstance(chunk.payload, Messages) else ()
+
+
+def _bounds(parts: Sequence[Chunk]) -> npt.NDArray[np.int64]:
+    """The ordinals in a gathered chunk at which its parts begin, and its end."""
+    return np.cumsum([0, *(part.records for part in parts)])
+
+
+def _by_part(rejects: Sequence[Reject], bounds: npt.NDArray[np.int64], ordinals: npt.NDArray[np.int64]) -> dict[int, list[Reject]]:
+    """The rejects of a gathered chunk, by the number of the part that they are in, with its ordinals."""
+    found: dict[int, list[Reject]] = {}
+    for reject in rejects:
+        part = int(np.searchsorted(bounds, reject.seq, "right")) - 1
+        found.setdefault(part, []).append(replace(reject, seq=int(ordinals[reject.seq])))
+    return found
 
 
 def stopped(source: str, reject: Reject) -> RecordError:

@@ -253,29 +253,29 @@ class Job:
             if self.stop.wait(0.05) or self.failed.is_set():
                 self.shared.stop.set()
 
-    def _prepare(self, item: tuple[str, Chunk | None]) -> list[tuple[str, Prepared | None]]:
+    def _prepare(self, item: tuple[str, Sequence[Chunk]]) -> list[tuple[str, Sequence[Prepared]]]:
         if self.failed.is_set():
             return []
-        chunk = item[1]
-        if chunk is None:
-            return [("store", None)]
+        chunks = item[1]
+        if not chunks:
+            return [("store", ())]
         try:
-            key = threading.get_ident(), chunk.source
+            name = chunks[0].source
+            key = threading.get_ident(), name
             if key not in self._preparers:
-                source = next(s for s in self.sources if s.name == chunk.source)
-                self._preparers[key] = Preparer(source, self._ends[source.name], self._mends.get(source.name, {}))
-            return [("store", self._preparers[key].prepare(chunk))]
+                source = next(s for s in self.sources if s.name == name)
+                self._preparers[key] = Preparer(source, self._ends[name], self._mends.get(name, {}))
+            return [("store", self._preparers[key].prepare(chunks))]
         except BaseException as error:
             self.fail(error)
             return []
 
-    def take(self, items: list[Prepared | None]) -> None:
-        for item in items:
-            if item is not None:
-                self.pending.append(item)
-                self._pending_bytes += item.nbytes
-                self.shared.pending = True
-                self._began = self._began or time.monotonic()
+    def take(self, items: list[Sequence[Prepared]]) -> None:
+        for item in (prepared for some in items for prepared in some):
+            self.pending.append(item)
+            self._pending_bytes += item.nbytes
+            self.shared.pending = True
+            self._began = self._began or time.monotonic()
 
     def snapshot(self) -> None:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
@@ -339,18 +339,18 @@ def _ends(cohorts: Sequence[Cohort]) -> dict[str, list[tuple[Node, list[Deduplic
     return {source: list(nodes.items()) for source, nodes in found.items()}
 
 
-class _StorePart(StatefulSinkPartition[Prepared | None, None]):
+class _StorePart(StatefulSinkPartition[Sequence[Prepared], None]):
     def __init__(self, job: Job) -> None:
         self._job = job
 
-    def write_batch(self, values: list[Prepared | None]) -> None:
+    def write_batch(self, values: list[Sequence[Prepared]]) -> None:
         self._job.take(values)
 
     def snapshot(self) -> None:
         self._job.snapshot()
 
 
-class _StoreSink(FixedPartitionedSink[Prepared | None, None]):
+class _StoreSink(FixedPartitionedSink[Sequence[Prepared], None]):
     def __init__(self, job: Job) -> None:
         self._job = job
 

@@ -23,6 +23,13 @@ from merganser.sources.kafka import Kafka
 EPOCH, SEQ, SINK = "merganser-epoch", "merganser-seq", "merganser-sink"
 """Headers of each message: the epoch and the row's number in decimal digits, and ``SENDER/NAME``."""
 
+FENCED = (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED)
+"""Another producer has the same identity."""
+
+LASTING = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_RECORD,
+           KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)  # fmt: skip
+"""Errors that sending the same again does not mend."""
+
 
 def open(connector: Kafka, name: str, sender: str) -> KafkaWriter:
     return KafkaWriter(connector, name, sender)
@@ -74,7 +81,6 @@ class KafkaWriter:
         self._marker = TopicPartition(self._topic, 0)
         self._producer: Producer | None = None
         self._group: Any = None
-        self._failed: KafkaError | None = None
 
     def last(self) -> int:
         if self._producer is None:
@@ -115,10 +121,6 @@ class KafkaWriter:
             producer.commit_transaction(TIMEOUT)
         except KafkaException as error:
             raise self._undo(error) from None
-        except SystemError as error:  # what the client makes of an exception that is there when it calls _delivered
-            if isinstance(error.__cause__, KafkaException):
-                raise self._undo(error.__cause__) from None
-            raise
 
     def close(self) -> None:
         self._producer = None
@@ -132,31 +134,26 @@ class KafkaWriter:
             producer.init_transactions(TIMEOUT)  # ends what a producer before it left open
         except KafkaException as error:
             raise self._away(error) from None
+        self._kafka.partitions()  # without the topic, sending would wait for it until it times out
         self._producer = producer
 
     def _produce(self, producer: Producer, rows: Sequence[Sent]) -> None:
-        self._failed, mine = None, self._mine
+        mine = self._mine
         for seq, epoch, key, value in rows:
             headers: list[tuple[str, str | bytes | None]] = [(EPOCH, b"%d" % epoch), (SEQ, b"%d" % seq), (SINK, mine)]
             while True:
                 try:
-                    producer.produce(self._topic, value, key, headers=headers, on_delivery=self._delivered)
+                    producer.produce(self._topic, value, key, headers=headers)
                     break
                 except BufferError:
                     producer.poll(0.1)
-        producer.flush(TIMEOUT)
-        if self._failed is not None:
-            raise KafkaException(self._failed)
-
-    def _delivered(self, error: KafkaError | None, _: Any) -> None:
-        if error is not None:
-            self._failed = error
+        producer.flush(TIMEOUT)  # a row that could not be delivered fails the commit
 
     def _undo(self, error: KafkaException) -> Exception:
         """Go on with a new producer, which ends the transaction; whether a commit without an answer counts, ``last`` tells."""
         cause: KafkaError = error.args[0]
         self.close()
-        if cause.code() in (KafkaError._FENCED, KafkaError.INVALID_PRODUCER_EPOCH, KafkaError.PRODUCER_FENCED):
+        if cause.code() in FENCED:
             return StoreError(
                 f"sink {self._name!r}: another process sends with the identity of this store; run one of a store and its copies"
             )
@@ -165,5 +162,5 @@ class KafkaWriter:
     def _away(self, error: KafkaException) -> Exception:
         cause: KafkaError = error.args[0]
         words = self._kafka.brokers.error(cause, f" (sink {self._name!r})")
-        heals = cause.code() in HEALS or cause.retriable() or cause.txn_requires_abort()
+        heals = cause.code() not in LASTING and (cause.code() in HEALS or cause.retriable() or cause.txn_requires_abort())
         return SinkAwayError(words.message) if heals else SourceError(words.message)

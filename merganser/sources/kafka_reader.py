@@ -7,27 +7,30 @@ A partition's position: ``offset`` of the next message; ``from``, the first one 
 
 from __future__ import annotations
 
+import gc
+import itertools
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from merganser.brokers import HEALS, cluster, log
 from merganser.codecs import Chunk, Place
-from merganser.codecs.messages import HEADERS, Messages
+from merganser.codecs.messages import HEADERS, Messages, joined
 from merganser.errors import SourceError
 from merganser.sources import Position
 from merganser.sources.kafka import Kafka
 
-TAKE = 10_000
-"""Messages that are taken from the client at a time."""
+TAKE = 2_000
+"""Messages that are taken from the client at a time: few enough to be in the processor's cache while arrays are made of them."""
 
 ADVISE_EVERY = 1.0
 """Seconds between copies of the positions to the consumer group."""
@@ -73,6 +76,7 @@ class KafkaReader:
         )  # fmt: skip
         self._new: list[tuple[str, Position | None]] = []
         self._readings: dict[tuple[str, int], Reading] = {}
+        self._topics: list[str] = []
         self._ready: deque[Chunk] = deque()
         self._finished: list[tuple[str, bool]] = []
         self._trouble: KafkaError | None = None
@@ -118,6 +122,8 @@ class KafkaReader:
             reading = self._reading(key, position, ids[key[0]], begin.get(key, 0), earliest[key], latest[key])
             reading.end = None if self._follow else latest[key]
             self._readings[key] = reading
+            if key[0] not in self._topics:
+                self._topics.append(key[0])
             if position is None or "needed" in position or reading.gaps != position.get("gaps", []):
                 # Where it begins is to be known from now on, even if nothing comes; what is left out is covered too.
                 start = reading.offset
@@ -171,19 +177,24 @@ class KafkaReader:
 
     def _pull(self, max_bytes: int) -> None:
         """Take what the client has, up to about so many bytes, and make chunks of it."""
-        taken: list[Message] = []
+        taken: list[Messages] = []
+        which: list[npt.NDArray[np.int64]] = []
         ends: dict[tuple[str, int], int] = {}
         nbytes = 0
-        while nbytes < max_bytes:
-            # With few bytes wanted, few messages at a time: so a reader that stops early has taken little more than it gave.
-            some = self._consumer.consume(min(TAKE, max(1, (max_bytes - nbytes) // 100)), timeout=0)
-            if not some:
-                break
-            if any(map(Message.error, some)):
-                some = self._without_errors(some, ends)
-            nbytes += sum(map(len, some))
-            taken += some
-        for reading, messages in self._sorted(taken):
+        with _without_collector():
+            while nbytes < max_bytes:
+                # With few bytes wanted, few messages at a time: so a reader that stops early has taken little more than it gave.
+                some = self._consumer.consume(min(TAKE, max(1, (max_bytes - nbytes) // 100)), timeout=0)
+                if not some:
+                    break
+                if any(map(Message.error, some)):
+                    some = self._without_errors(some, ends)
+                if some:
+                    taken.append(self._arrays(some))
+                    which.append(self._which(some))
+                    nbytes += taken[-1].values.nbytes
+                del some  # before the collector can see them
+        for reading, messages in self._sorted(taken, which):
             end = int(messages.offsets[-1]) + 1
             key = reading.topic, reading.number
             self._emit(reading, max(end, ends.pop(key, end)), messages, messages.values.nbytes)
@@ -194,25 +205,22 @@ class KafkaReader:
             if key in self._readings:
                 self._end_if_over(self._readings[key])
 
-    def _sorted(self, taken: Sequence[Message]) -> list[tuple[Reading, Messages]]:
+    def _sorted(
+        self, taken: Sequence[Messages], which: Sequence[npt.NDArray[np.int64]]
+    ) -> list[tuple[Reading, Messages]]:
         """The messages of each partition, in order."""
         if not taken:
             return []
-        messages = self._arrays(taken)
-        which = np.fromiter(map(Message.partition, taken), np.int64, len(taken))
-        topics: dict[str | None, int] = {}
-        for topic, _ in self._readings:
-            topics.setdefault(topic, len(topics) << 32)
-        if len(topics) > 1:
-            which += np.fromiter(map(topics.__getitem__, map(Message.topic, taken)), np.int64, len(taken))
-        order = np.argsort(which, kind="stable")
-        starts = np.flatnonzero(np.diff(which[order], prepend=-1))
+        numbers = np.concatenate(which)
+        order = np.argsort(numbers, kind="stable")
+        messages, numbers = joined(taken).take(order), numbers[order]
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1))
         found = []
-        for rows in np.split(order, starts[1:]):
-            first = taken[int(rows[0])]
-            reading = self._readings[str(first.topic()), int(first.partition() or 0)]
+        for start, end in itertools.pairwise([*starts.tolist(), len(order)]):
+            topic, number = divmod(int(numbers[start]), 1 << 32)
+            reading = self._readings[self._topics[topic], number]
             if not reading.over:
-                found.append((reading, messages if len(rows) == len(taken) else messages.take(rows)))
+                found.append((reading, messages.slice(start, end)))
         return found
 
     def _arrays(self, taken: Sequence[Message]) -> Messages:
@@ -224,6 +232,14 @@ class KafkaReader:
             pa.array(list(map(Message.key, taken)), pa.binary()) if self._keys else None,
             _headers(taken) if self._headers else None,
         )
+
+    def _which(self, taken: Sequence[Message]) -> npt.NDArray[np.int64]:
+        """The partition of each message as a number: the one of its topic, then its own."""
+        numbers = np.fromiter(map(Message.partition, taken), np.int64, len(taken))
+        if len(self._topics) == 1:
+            return numbers
+        places: dict[str | None, int] = {topic: place << 32 for place, topic in enumerate(self._topics)}
+        return numbers + np.fromiter(map(places.__getitem__, map(Message.topic, taken)), np.int64, len(taken))
 
     def _emit(self, reading: Reading, end: int, messages: Messages | None, nbytes: int) -> None:
         """A chunk up to offset ``end``; without messages it only moves the position."""
@@ -325,6 +341,21 @@ class KafkaReader:
 def _split(partition: str) -> tuple[str, int]:
     topic, number = partition.rsplit("/", 1)
     return topic, int(number)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Messages are in no cycles, but so many new objects make Python look for cycles all the time, in the whole heap too.
+
+    That took as long as all else that is done to messages here.
+    """
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()
 
 
 def _headers(taken: Sequence[Message]) -> pa.ListArray:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 
 import merganser as mg
 from merganser import sinks
+from merganser.sinks import Sent
 from tests.kafka.fixture import Kafka
 from tests.sinks.contract import Case, check, rows
 
@@ -62,3 +64,22 @@ def test_a_second_writer_fences_the_first_off(kafka: Kafka) -> None:
     second.send(rows(4, 6))
     assert [m.value() for m in kafka.read(topic)] == [row.value for row in rows(1, 6)]
     second.close()
+
+
+def test_a_row_that_is_too_large_is_no_matter_of_patience(kafka: Kafka) -> None:
+    topic = kafka.topic(max_message_bytes="2000")
+    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "eeee")
+    for size in (5000, 2_000_000):  # for the broker, for the client
+        with pytest.raises(mg.SourceError, match=r"takes no message of this size.*max\.message\.bytes.*sink 'out'") as found:
+            writer.send([rows(1, 1)[0], Sent(2, 1, b"k", random.Random(0).randbytes(size))])
+        assert "\n" not in str(found.value)
+    assert writer.last() == 0
+    writer.send(rows(1, 2))
+    assert [m.value() for m in kafka.read(topic)] == [row.value for row in rows(1, 2)]
+
+
+def test_a_topic_that_there_is_not(kafka: Kafka) -> None:
+    topic = kafka.topic(name=f"out-{kafka.topic()}")
+    writer = sinks.writer(mg.kafka(f"{topic}s", brokers=kafka.plain), "out", "ffff")
+    with pytest.raises(mg.UsageError, match=f"there is no topic '{topic}s' at .*, did you mean '{topic}'"):
+        writer.send(rows(1, 1))
