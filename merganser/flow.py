@@ -13,6 +13,7 @@ from merganser.aggregates import analyse
 from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node, Source
+from merganser.routing import Routing
 from merganser.schema import Schema
 from merganser.sources import Connector
 from merganser.sql import binder, quote
@@ -102,7 +103,7 @@ class Flow:
         return running(self, store, epoch=epoch)
 
 
-class Stream(Temporal):
+class Stream(Temporal, Routing):
     """An immutable stream of rows: a verb returns a new one, and two verbs on one stream fan out."""
 
     _flow: Flow

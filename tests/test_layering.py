@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
     "errors", "secrets", "faults", "clock", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
     "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "plan", "store", "dead_letters",
-    "operators", "declaration", "temporal", "flow", "lag", "display", "picture", "query", "verify", "engine", "notebook", "cli",
-    "testing", "pytest_plugin",
+    "operators", "declaration", "temporal", "routing", "flow", "lag", "display", "picture", "query", "verify", "engine", "notebook",
+    "cli", "testing", "pytest_plugin",
 )  # fmt: skip
 
 

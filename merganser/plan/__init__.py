@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from merganser.plan.ends import Materialize, View, Write
 from merganser.plan.node import ID, KEY, Columns, Node, Read, ordered, signature
-from merganser.plan.rows import Deduplicate, Derive, Drop, Explode, Filter, LookUp, MapBatches, Select
+from merganser.plan.rows import Deduplicate, Derive, Drop, Explode, Filter, LookUp, MapBatches, Route, Select, takes
 from merganser.plan.source import Source
 from merganser.plan.steps import Aggregated, AsOf, Changes, Enriched, Final, Fold, Join, Latest, Order
 from merganser.plan.text import On
@@ -25,5 +25,6 @@ from merganser.plan.walk import by_workers, read_by_steps, reading, worker_ends
 __all__ = [
     "ID", "KEY", "Aggregated", "AsOf", "Changes", "Columns", "Deduplicate", "Derive", "Drop", "Enriched", "Explode",
     "Filter", "Final", "Fold", "Join", "Latest", "LookUp", "MapBatches", "Materialize", "Node", "On", "Order", "Read",
-    "Select", "Source", "View", "Write", "by_workers", "ordered", "read_by_steps", "reading", "signature", "worker_ends",
+    "Route", "Select", "Source", "View", "Write", "by_workers", "ordered", "read_by_steps", "reading", "signature", "takes",
+    "worker_ends",
 ]  # fmt: skip

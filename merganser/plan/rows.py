@@ -11,6 +11,7 @@ from merganser.plan.node import ID, KEY, Node
 from merganser.plan.text import On, code, equal, named
 from merganser.reference import Reference
 from merganser.schema import Schema
+from merganser.sql import literal
 
 
 def _lost(node: Node, hidden: str, column: str | None) -> bool:
@@ -42,6 +43,27 @@ class Filter(Node):
 
     def line(self, of: str = "·", *others: str) -> str:
         return f"Filter[{of}, {self.sql}]"
+
+
+@dataclass(frozen=True)
+class Route(Filter):
+    """The rows of one branch of a router: those for which no earlier predicate is true, and its own is. ``sql`` says so."""
+
+    branches: tuple[tuple[str, str], ...]
+    default: str | None
+    name: str
+
+    def line(self, of: str = "·", *others: str) -> str:
+        rest = f"; else {self.default}" if self.default else ""
+        return f"Route[{of}, to {self.name} of {named(self.branches)}{rest}]"
+
+
+def takes(name: str, branches: tuple[tuple[str, str], ...], default: str | None) -> str:
+    """SQL that is true for the rows of a branch, and fails for a row that no branch takes."""
+    cases = " ".join(f"WHEN (\n{sql}\n) THEN {str(branch == name).lower()}" for branch, sql in branches)
+    names = ", ".join(branch for branch, _ in branches)
+    rest = f"error({literal(f'no branch takes this row ({names}); name one for the rest: default=')})::BOOLEAN"
+    return f"CASE {cases} ELSE {rest if default is None else str(default == name).lower()} END"
 
 
 @dataclass(frozen=True)
