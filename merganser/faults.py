@@ -23,6 +23,7 @@ POINTS = (
     "step.session",
     "step.order",
     "step.fold",
+    "step.process",
     "step.join",
     "step.enrich",
     "step.write",

@@ -141,7 +141,7 @@ class Stream(Temporal, Routing):
         """What changes in the table here, as a stream."""
         node = self._node
         if not isinstance(node, (plan.Aggregated, plan.Latest, plan.Fold)):
-            raise FlowError("emit='updates' is for rows that change: behind aggregate(), latest() or fold(); leave it out here")
+            raise FlowError("emit='updates' is for tables: behind aggregate(), latest(), fold() or process(); leave it out here")
         if "retracted" in node.columns:
             raise FlowError("emit='updates' adds a column retracted, and there is one already; give that another name")
         windowed = isinstance(node, plan.Aggregated) and node.window is not None

@@ -54,14 +54,14 @@ class State:
             plain = dataclasses.asdict(initial)
             state = State(columns, json.dumps(plain, default=str), kind, lambda: _made(kind, plain))
             if state.fresh() != initial:
-                raise FlowError(f"fold(initial={initial!r}): a {kind.__name__} made of its fields is another one")
+                raise FlowError(f"initial={initial!r}: a {kind.__name__} made of its fields is another one")
             return state
         try:
             text = json.dumps(initial, allow_nan=False)
         except (TypeError, ValueError) as error:
-            raise FlowError(f"fold(initial={initial!r}): a state is JSON or an instance of a dataclass ({error})") from None
+            raise FlowError(f"initial={initial!r}: a state is JSON or an instance of a dataclass ({error})") from None
         if json.loads(text) != initial:
-            raise FlowError(f"fold(initial={initial!r}): JSON does not give this back as it is; use lists, and text as keys")
+            raise FlowError(f"initial={initial!r}: JSON does not give this back as it is; use lists, and text as keys")
         return State((("state", "JSON"),), text, None, lambda: json.loads(text))
 
     def dump(self, states: Iterable[Any]) -> list[list[Any]]:
@@ -88,8 +88,32 @@ class State:
 
 def arrow(columns: Mapping[str, str], values: Iterable[Sequence[Any]]) -> pa.Table:
     """A table of Python values, given the DuckDB types of its columns."""
-    schema = Schema.declare({name: "VARCHAR" if kind == "JSON" else kind for name, kind in columns.items()}).arrow_schema()
+    schema = Schema.of((name, "VARCHAR" if kind == "JSON" else kind, False) for name, kind in columns.items()).arrow_schema()
     return pa.Table.from_arrays([pa.array(list(column), f.type) for column, f in zip(values, schema)], names=list(columns))
+
+
+def checked(schema: Schema, row: Any) -> tuple[Any, ...]:
+    """The values of a row that a function emits, if they are of the declared columns and types; else ValueError, TypeError."""
+    if not isinstance(row, Mapping):
+        raise TypeError(f"a row to emit is a mapping of column to value, not {row!r}")
+    unknown = [name for name in row if name not in schema]
+    if unknown:
+        raise ValueError(f"emits= declares no column {', '.join(map(str, unknown))}; it declares {', '.join(schema.names())}")
+    found = []
+    for column, kind in zip(schema.columns, schema.arrow_schema()):
+        value = row.get(column.name)
+        if value is None and column.required:
+            raise ValueError(f"column {column.name!r} of a row to emit is {column.type} NOT NULL, and it has none")
+        if isinstance(value, datetime.datetime) and value.tzinfo is None:
+            raise ValueError(f"column {column.name!r}: {value!r} has no zone; event times come with one, take those")
+        if column.type == "JSON" and value is not None:
+            value = json.dumps(value, allow_nan=False, ensure_ascii=False)
+        try:
+            pa.scalar(value, kind.type)
+        except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"column {column.name!r} of a row to emit is a {column.type}, not {value!r} ({error})") from None
+        found.append(value)
+    return tuple(found)
 
 
 def _json(state: Any) -> str:
@@ -120,7 +144,7 @@ def _duckdb(hint: Any, where: str) -> str:
     if origin is dict and len(arguments) == 2:
         return f"MAP({_duckdb(arguments[0], where)}, {_duckdb(arguments[1], where)})"
     known = ", ".join(kind.__name__ for kind in SCALARS)
-    raise FlowError(f"fold: field {where} is a {hint}; a state has {known}, list[…], dict[…, …], X | None and dataclasses of them")
+    raise FlowError(f"initial: {where} is a {hint}; a state has {known}, list[…], dict[…, …], X | None and dataclasses of them")
 
 
 def _plain(value: Any) -> Any:

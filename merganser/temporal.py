@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from merganser import plan
@@ -11,6 +12,7 @@ from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.plan import Columns, Node
 from merganser.reference import Reference
+from merganser.schema import Schema
 from merganser.sql import binder
 from merganser.states import State
 
@@ -64,18 +66,65 @@ class Temporal:
         (a column for each field); ``seq`` is the number of the last event in it. If ``apply`` raises, the event is a dead letter
         and the later events of its key wait, in order, until it is tried again or skipped; other keys go on.
         """
-        node = self._open("fold")
+        node, columns, keys, state = self._folded("fold", by, initial, apply, order, late)
+        return self._then(plan.Fold(users_line(), columns, node, keys, state, apply, history))
+
+    @on_users_line
+    def process(
+        self,
+        by: str | Sequence[str] | None = None,
+        *,
+        initial: Any,
+        apply: Callable[[Any, dict[str, Any]], Any],
+        emits: Mapping[str, str] | str | Path,
+        timeout: Callable[[Any, datetime], Any] | None = None,
+        late: str = "keep",
+    ) -> Self:
+        """A process manager (saga): a fold that may also emit rows, such as commands, and has deadlines.
+
+        - ``apply(state, event)`` returns the next state, or the state and a list of rows to emit; else it is as in ``fold``.
+        - ``emits``: the columns of these rows. ``.emitted`` is the stream of them, with the key and ``seq``, which numbers a key's
+          rows from 1 without gaps; ``.materialize`` here keeps the states.
+        - ``timeout(state, due)``: called, and may return what ``apply`` may, when event time has passed the field ``due`` of
+          the state (a dataclass with ``due: datetime | None``): before the first later event of the key, or with the watermark. An
+          event at just that time comes before. A deadline is met once; another ``due`` is another one, None is none.
+        """
+        if timeout is not None and not callable(timeout):
+            raise FlowError("process(timeout=…) takes a function of a state and the time that has come; when, says its field due")
+        node, columns, keys, state = self._folded("process", by, initial, apply, "time", late)
+        if timeout is not None and (state.kind is None or dict(state.columns).get("due") != "TIMESTAMP WITH TIME ZONE"):
+            raise FlowError("process(timeout=…) needs a dataclass with a field due: datetime | None as the state: the deadline")
+        declared = Schema.declare(emits)
+        for name in (*keys, "seq"):
+            if name in declared:
+                raise FlowError(f"process(emits=…): emitted rows have a column {name!r} already; leave it out")
+        return self._then(plan.Process(users_line(), columns, node, keys, state, apply, emits=declared, timeout=timeout))
+
+    @property
+    @on_users_line
+    def emitted(self) -> Self:
+        """The rows that ``process`` emits, as a stream: key, ``seq``, and the declared columns."""
+        node = self._node
+        if not isinstance(node, plan.Process):
+            raise FlowError("only process() emits rows; .emitted stands right behind it")
+        return self._then(plan.Emits(users_line(), node.emitted, node))
+
+    def _folded(
+        self, verb: str, by: str | Sequence[str] | None, initial: Any, apply: Any, order: str | None, late: str
+    ) -> tuple[Node, Columns, tuple[str, ...], State]:
+        """The ordered events of a fold, its columns, its key and its state."""
+        node = self._open(verb)
         if not callable(apply):
-            raise FlowError("fold(apply=…) takes a function of a state and an event")
-        keys = key_of(node, by, "fold")
-        node = self._in_turn(node, keys, order, late, "fold")
+            raise FlowError(f"{verb}(apply=…) takes a function of a state and an event")
+        keys = key_of(node, by, verb)
+        node = self._in_turn(node, keys, order, late, verb)
         state = State.of(initial)
         columns = {name: node.columns[name] for name in keys}
         for name, kind in (*state.columns, ("seq", "BIGINT")):
             if name in columns:
-                raise FlowError(f"fold(): {name!r} is a key and a field of the state; give one of them another name")
+                raise FlowError(f"{verb}(): {name!r} is a key and a field of the state; give one of them another name")
             columns[name] = kind
-        return self._then(plan.Fold(users_line(), columns, node, keys, state, apply, history))
+        return node, columns, keys, state
 
     def _in_turn(self, node: Node, keys: tuple[str, ...], order: str | None, late: str, verb: str) -> Node:
         """The events of each key, numbered, in the order that was asked for."""

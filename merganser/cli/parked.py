@@ -20,7 +20,7 @@ from merganser.store import Store
 @click.option("--again", "then", flag_value="again", help="Try the event that failed again in the next run.")
 @click.option("--skip", "then", flag_value="skip", help="Leave it out for ever and go on with the next one.")
 def parked(store: str, view: str | None, key: tuple[str, ...], then: str | None) -> None:
-    """Keys of folds that wait since one of their events could not be folded: all, or a view's.
+    """Keys of folds and processes that wait since one of their events failed: all, or a view's.
 
     With --again or --skip a VIEW's key goes on in the next run; all of its parked keys, where none is given.
     """

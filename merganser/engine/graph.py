@@ -28,6 +28,7 @@ from merganser.operators.fold import FoldStep
 from merganser.operators.join import JoinStep
 from merganser.operators.latest import LatestStep
 from merganser.operators.order import OrderStep
+from merganser.operators.process import ProcessStep
 from merganser.operators.rowlocal import KEEP, RowLocal
 from merganser.operators.session import SessionStep
 from merganser.operators.write import WriteStep
@@ -36,6 +37,7 @@ from merganser.plan import (
     AsOf,
     Changes,
     Deduplicate,
+    Emits,
     Enriched,
     Final,
     Fold,
@@ -44,6 +46,7 @@ from merganser.plan import (
     Materialize,
     Node,
     Order,
+    Process,
     Write,
     by_workers,
     ordered,
@@ -123,6 +126,8 @@ class Graph:
             return JoinStep(node, table, views)
         if isinstance(node, AsOf):
             return AsOfStep(node, table, views)
+        if isinstance(node, Process):
+            return ProcessStep(node, table, views, emits=any(isinstance(n, Emits) for n in followers))
         if isinstance(node, Fold):
             return FoldStep(node, table, views)
         if isinstance(node, Enriched):
@@ -176,7 +181,7 @@ class Graph:
         for index, node in enumerate(self.nodes):
             if node in self.steps:
                 done[node] = self._apply(con, number, node, done, marks)
-            elif isinstance(node, (Final, Materialize)):
+            elif isinstance(node, (Final, Emits, Materialize)):
                 done[node] = done[node.inputs[0]]
             elif isinstance(node, Changes):
                 done[node] = replace(done[node.inputs[0]], rows=done[node.inputs[0]].changes)

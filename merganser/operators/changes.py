@@ -57,7 +57,7 @@ class Watched:
         con.execute(f"CREATE OR REPLACE TEMP TABLE _was AS SELECT {names} FROM ({self.step.live_sql()}) t{touched}")
         emitted = self.step.apply(con, inputs, epoch)
         now = f"SELECT {names} FROM ({self.step.live_sql()}) t{touched}"
-        if emitted.rows is not None:  # closed windows are no longer among those that may change
+        if emitted.rows is not None and isinstance(self.node, Aggregated):  # closed windows no longer may change
             now += f" UNION ALL SELECT {names} FROM {emitted.rows.relation} t{touched}"
         con.execute(f"CREATE OR REPLACE TEMP TABLE _now AS {now}")
         sql = f"SELECT *, true AS {RETRACTED} FROM (FROM _was EXCEPT ALL FROM _now)"

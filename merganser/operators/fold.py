@@ -22,7 +22,7 @@ from merganser import faults
 from merganser.errors import FlowError, UsageError
 from merganser.operators import STATE, Emitted, Epoch, Outcome, Refusal, Rows, one
 from merganser.operators.history import History
-from merganser.plan import Fold
+from merganser.plan import Columns, Fold
 from merganser.sql import literal, quote
 from merganser.states import arrow
 
@@ -101,11 +101,7 @@ class FoldStep:
         self._save(con, turn)
         if self.history:
             self.history.save(con, events)
-        waiting = sorted(at for places in turn.parked.values() for at in places)
-        if waiting:
-            con.register("_waiting", events.take(waiting))
-            con.execute(f"INSERT INTO {self.parked} SELECT *, NULL FROM _waiting")
-            con.unregister("_waiting")
+        self._park(con, events, sorted(at for places in turn.parked.values() for at in places))
         con.unregister("_events")
         return Emitted((outcome,), refused=tuple(self._refused(turn, events, told)))
 
@@ -123,17 +119,28 @@ class FoldStep:
             con.execute(
                 f"INSERT INTO {self.skipped} SELECT {', '.join(self.keys)}, seq FROM _firsts WHERE _then = 'skip'"
             )
+            self._going_on(con, epoch)
             same = " AND ".join(f"p.{k} IS NOT DISTINCT FROM s.{k}" for k in (*self.keys, "seq"))
             left_out = f"EXISTS (FROM {self.skipped} s WHERE {same})"
             con.execute(
                 f"CREATE OR REPLACE TEMP TABLE _again AS SELECT {items} FROM {self.parked} p"
-                f" WHERE _then IS NOT NULL AND NOT {left_out} ORDER BY seq"
+                f" WHERE _then IS NOT NULL AND seq > 0 AND NOT {left_out} ORDER BY seq"
             )
             con.execute(f"DELETE FROM {self.parked} WHERE _then IS NOT NULL; DROP TABLE _firsts")
             found = con.sql(f"FROM _again UNION ALL {new}" if new else "FROM _again").to_arrow_table()
             con.execute("DROP TABLE _again")
             return found
         return con.sql(new).to_arrow_table() if new else pa.table({})
+
+    def _going_on(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
+        """For what else is to be done about keys that go on: ``_firsts`` are their events that failed."""
+
+    def _park(self, con: duckdb.DuckDBPyConnection, events: pa.Table, places: Sequence[int]) -> None:
+        """Let events wait."""
+        if places:
+            con.register("_waiting", events.take(pa.array(places)))
+            con.execute(f"INSERT INTO {self.parked} SELECT *, NULL FROM _waiting")
+            con.unregister("_waiting")
 
     def _kept(self, con: duckdb.DuckDBPyConnection) -> dict[Key, tuple[Any, tuple[Any, ...]]]:
         """By key of ``_events``: its state, and the values in the store that it was made of."""
@@ -177,16 +184,19 @@ class FoldStep:
             raise FlowError(f"fold: {error}", where=self.node.where) from None
 
     def _save(self, con: duckdb.DuckDBPyConnection, turn: Turn) -> None:
-        """Write the states that changed."""
-        if not turn.done:
+        self._write(con, {key: turn.states[key] for key in turn.done}, [(seq,) for seq in turn.done.values()], self.node.columns)
+
+    def _write(
+        self, con: duckdb.DuckDBPyConnection, states: Mapping[Key, Any], others: Sequence[tuple[Any, ...]], kinds: Columns
+    ) -> None:
+        """Write the states that changed. ``others``: the values behind each; ``kinds``: of all columns."""
+        if not states:
             return
-        keys = list(turn.done)
         try:
-            dumped = self.node.state.dump(turn.states[key] for key in keys)
+            dumped = self.node.state.dump(states.values())
         except ValueError as error:
-            raise FlowError(f"fold: {error}", where=self.node.where) from None
-        columns = [*([key[i] for key in keys] for i in range(len(self.node.by))), *dumped, list(turn.done.values())]
-        con.register("_changed", arrow(self.node.columns, columns))
+            raise FlowError(f"{type(self.node).__name__.lower()}: {error}", where=self.node.where) from None
+        con.register("_changed", arrow(kinds, [*zip(*states), *dumped, *zip(*others)]))
         same = " AND ".join(f"s.{k} IS NOT DISTINCT FROM c.{k}" for k in self.keys)
         con.execute(f"DELETE FROM {self.states} s WHERE EXISTS (FROM _changed c WHERE {same})")
         con.execute(f"INSERT INTO {self.states} FROM _changed")
@@ -249,17 +259,19 @@ def resume(con: duckdb.DuckDBPyConnection, view: str, key: Mapping[str, Any] | N
     """
     mine = [(table, keys) for name, table, keys in _tables(con) if name == view]
     if not mine:
-        raise UsageError(f"view {view!r} is no fold")
-    ((table, keys),) = mine
-    where, given = "true", []
-    if key is not None:
-        if set(key) != set(keys):
-            raise UsageError(f"a key of view {view!r} has {', '.join(keys)}, not {', '.join(key)}")
-        where = " AND ".join(f"{quote(name)}::VARCHAR IS NOT DISTINCT FROM ?::VARCHAR" for name in keys)
-        given = [key[name] for name in keys]
-    names = ", ".join(map(quote, keys))
-    count = len(con.execute(f"SELECT DISTINCT {names} FROM {table} WHERE {where}", given).fetchall())
-    con.execute(f"UPDATE {table} SET _then = '{'skip' if skip else 'again'}' WHERE {where}", given)
+        raise UsageError(f"view {view!r} is no fold and no process")
+    those = [(table, keys) for table, keys in mine if key is None or set(key) == set(keys)]
+    if key is not None and not those:
+        raise UsageError(f"a key of view {view!r} has {', '.join(mine[0][1])}, not {', '.join(key)}")
+    count = 0
+    for table, keys in those:
+        where, given = "true", []
+        if key is not None:
+            where = " AND ".join(f"{quote(name)}::VARCHAR IS NOT DISTINCT FROM ?::VARCHAR" for name in keys)
+            given = [key[name] for name in keys]
+        names = ", ".join(map(quote, keys))
+        count += len(con.execute(f"SELECT DISTINCT {names} FROM {table} WHERE {where}", given).fetchall())
+        con.execute(f"UPDATE {table} SET _then = '{'skip' if skip else 'again'}' WHERE {where}", given)
     return count
 
 

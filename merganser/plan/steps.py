@@ -8,8 +8,9 @@ from typing import Any
 
 from merganser.aggregates import Aggregate
 from merganser.clock import show_duration
-from merganser.plan.node import Node
+from merganser.plan.node import Columns, Node
 from merganser.plan.text import On, code, equal, late_text, named
+from merganser.schema import Schema
 from merganser.states import State
 from merganser.windows import Session, Window
 
@@ -165,6 +166,40 @@ class Fold(_Settles):
     table = True
 
     def line(self, of: str = "·", *others: str) -> str:
-        name = f"{getattr(self.apply, '__qualname__', 'fn')}#{code(self.apply)}"
         kept = ", history" if self.history else ""
-        return f"Fold[{of}, by {', '.join(self.by)}, {name}, initial {self.state.initial}{kept}]"
+        return f"Fold[{of}, by {', '.join(self.by)}, {_function(self.apply)}, initial {self.state.initial}{kept}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process(Fold):
+    """A fold whose function may also emit rows, of the columns ``emits``, and is told of deadlines by ``timeout``."""
+
+    emits: Schema
+    timeout: Callable[[Any, Any], Any] | None
+
+    @property
+    def emitted(self) -> Columns:
+        """The columns of the rows that are emitted: the key, the number of the row of that key, and its values."""
+        key = {name: self.columns[name] for name in self.by}
+        return key | {"seq": "BIGINT"} | {c.name: c.type for c in self.emits.columns}
+
+    def line(self, of: str = "·", *others: str) -> str:
+        timeout = f", timeout {_function(self.timeout)}" if self.timeout else ""
+        emits = f", emits ({self.emits.describe()})" if self.emits.columns else ""
+        name = _function(self.apply)
+        return f"Process[{of}, by {', '.join(self.by)}, {name}, initial {self.state.initial}{timeout}{emits}]"
+
+
+@dataclass(frozen=True)
+class Emits(_Settles):
+    """The rows that a process emits, as a stream: the event time of each is that of the event or deadline it comes from."""
+
+    multiplies = True
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Emits[{of}]"
+
+
+def _function(fn: Callable[..., Any]) -> str:
+    """A function's name and a hash of its text."""
+    return f"{getattr(fn, '__qualname__', 'fn')}#{code(fn)}"

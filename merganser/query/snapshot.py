@@ -19,8 +19,8 @@ from merganser.store import Store
 
 BOOKS = (
     "SELECT schema_name, table_name FROM duckdb_tables() WHERE database_name = 'store' AND (schema_name = 'merganser' OR"
-    " (schema_name = 'merganser_state' AND (table_name IN ('tables', 'watermarks') OR table_name SIMILAR TO '.*_(skipped|parked)'"
-    "))) ORDER BY ALL"
+    " (schema_name = 'merganser_state' AND (table_name IN ('tables', 'watermarks')"
+    " OR table_name SIMILAR TO '.*_(skipped|resumed|parked)'))) ORDER BY ALL"
 )
 """What ``verify`` and the commands that list need to know of a store: not the steps' states."""
 

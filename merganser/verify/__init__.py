@@ -26,7 +26,7 @@ from merganser.scratch import CONFIG
 from merganser.sql import literal, quote
 from merganser.store import Store
 from merganser.verify.batch import Batch
-from merganser.verify.events import load, skipped
+from merganser.verify.events import load, resumed, skipped
 
 EXACT = 1e-9
 """Relative difference that sums of floating-point numbers may have, since addition depends on its order."""
@@ -85,7 +85,7 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
     cohort = int(store.value("SELECT cohort FROM merganser.views WHERE view = ? AND status <> 'building'", [view.name]))
     with duckdb.connect(str(path), config=CONFIG) as con:
         relations, closing = load(con, store, view, cohort)
-        batch = Batch(con, relations, closing, skipped(store, view, cohort))
+        batch = Batch(con, relations, closing, skipped(store, view, cohort), resumed(store, view, cohort))
         con.execute(f"CREATE TABLE expected AS {batch.content(view)}")
         names = [n for n in view.columns if n != "final" or not _windowed(view)]
         if isinstance(view.input, Changes):

@@ -48,10 +48,19 @@ def load(
 
 def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any, ...], int]]:
     """Key and number of the events that the view's fold was told to leave out."""
-    tables = store.rows(
-        "SELECT name FROM merganser_state.tables WHERE cohort = ? AND view = ? AND name LIKE '%_skipped\"'", [cohort, view.name]
-    )
-    return {(tuple(key), seq) for (table,) in tables for *key, seq in store.rows(f"FROM {table}")}
+    return {(tuple(key), seq) for *key, seq in _noted(store, view, cohort, "skipped")}
+
+
+def resumed(store: Store, view: Materialize, cohort: int) -> dict[tuple[tuple[Any, ...], int], int]:
+    """By key and number of the event that went on after it was parked: no row that is emitted from there on has an earlier time."""
+    return {(tuple(key), seq): moment for *key, seq, moment in _noted(store, view, cohort, "resumed")}
+
+
+def _noted(store: Store, view: Materialize, cohort: int, what: str) -> list[tuple[Any, ...]]:
+    """What folds and processes that a view depends on have noted."""
+    like = f"name LIKE '%\\_{what}\"' ESCAPE '\\'"
+    tables = store.rows(f"SELECT name FROM merganser_state.tables WHERE cohort = ? AND view = ? AND {like}", [cohort, view.name])
+    return [row for (table,) in tables for row in store.rows(f"FROM {table}")]
 
 
 def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: int, name: str) -> None:

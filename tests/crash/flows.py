@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -70,12 +71,30 @@ def make_flow(folder: Path, out: Path, *, partition_by: str | None = None) -> mg
     ordered = once.select("id", "key", "amount").order(by="key")
     ordered.filter("seq % 5 = 0").materialize("each_fifth")
     ordered.fold(by="key", initial=[], apply=_last_three).materialize("folded")
+    awaited = once.process(by="key", initial=Awaited(), apply=_await_next, timeout=_give_up, emits={"what": "VARCHAR"})
+    awaited.materialize("awaited")
+    awaited.emitted.materialize("emitted").write(mg.files(out / "emitted-*.jsonl"), name="commands")
     small = once.filter("amount < 30").select("key", "amount")
     once.select("id", "key").join(small, on="key", within="1 second", how="left").materialize("pairs")
     once.select("id", "key").enrich(small, on="key", as_of=True).materialize("as_of")
     kept = once.select("id", "amount").materialize("kept")
     kept.write(mg.files(out / "kept-*.jsonl"), name="sent")
     return flow
+
+
+@dataclass(frozen=True)
+class Awaited:
+    n: int = 0
+    due: datetime | None = None
+
+
+def _await_next(state: Awaited, seen: dict[str, Any]) -> Any:
+    awaited = replace(state, n=state.n + 1, due=seen["at"] + timedelta(seconds=12))
+    return awaited, [{"what": f"{seen['id']} after {state.n}"}] if seen["amount"] % 4 == 0 else []
+
+
+def _give_up(state: Awaited, due: datetime) -> Any:
+    return replace(state, due=due + timedelta(seconds=20) if state.n % 2 else None), [{"what": f"nothing after {state.n}"}]
 
 
 def _last_three(state: list[int], seen: dict[str, Any]) -> list[int]:

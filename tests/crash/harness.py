@@ -14,6 +14,7 @@ import duckdb
 
 VIEWS = (
     "per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept", "sessions", "each_fifth", "folded", "pairs", "as_of",
+    "awaited", "emitted",
 )  # fmt: skip
 KILLED = -9
 
@@ -82,6 +83,8 @@ def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
         )
         sent = [json.loads(line) for path in sorted(sent_to(store).glob("kept-*")) for line in path.read_text().splitlines()]
         found["sent"] = sorted(((row["id"], str(row["amount"])) for row in sent), key=repr)
+        said = [json.loads(line) for path in sorted(sent_to(store).glob("emitted-*")) for line in path.read_text().splitlines()]
+        found["emitted to files"] = sorted(((row["key"], row["seq"], row["what"]) for row in said), key=repr)
         assert not con.execute("SELECT count(*) FROM merganser.outbox").fetchall()[0][0]
         found["late"] = sorted(
             con.execute("SELECT view, partition, seq, CAST(row AS VARCHAR) FROM merganser.late").fetchall(), key=repr

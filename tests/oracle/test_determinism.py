@@ -8,6 +8,8 @@ crash tests do the same with runs that are killed.)
 from __future__ import annotations
 
 import random
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,21 @@ Partitions = dict[str, list[dict[str, Any]]]
 def count(state: dict[str, int], seen: dict[str, Any]) -> dict[str, int]:
     kind = str(seen["n"])
     return {**state, kind: state.get(kind, 0) + 1, "last": seen["seq"]}
+
+
+@dataclass(frozen=True)
+class Awaited:
+    n: int = 0
+    due: datetime | None = None
+
+
+def await_next(state: Awaited, seen: dict[str, Any]) -> Any:
+    state = replace(state, n=state.n + 1, due=seen["at"] + timedelta(seconds=3) if seen["n"] != 2 else None)
+    return state if seen["n"] == 1 else (state, [{"what": f"seen {seen['id']}"}])
+
+
+def give_up(state: Awaited, due: datetime) -> Any:
+    return replace(state, due=None if state.n % 2 else due + timedelta(seconds=5), n=state.n + 1), [{"what": "gave up"}]
 
 
 def _flow(left: mg.sources.memory.Memory, right: mg.sources.memory.Memory) -> mg.Flow:
@@ -45,6 +62,10 @@ def _flow(left: mg.sources.memory.Memory, right: mg.sources.memory.Memory) -> mg
     ordered.materialize("ordered")
     ordered.filter("seq % 3 = 1").group_by("key").aggregate(n="count(*)", last="max(seq)").materialize("each_third")
     once.fold(by="key", initial={}, apply=count).materialize("folded")
+    process = once.process(by="key", initial=Awaited(), apply=await_next, timeout=give_up, emits={"what": "VARCHAR"})
+    process.materialize("awaited")
+    process.emitted.materialize("given_up")
+    process.emitted.window(mg.tumbling("30 seconds"), by="what").aggregate(n="count(*)").materialize("given_up_per_minute")
     a.join(b, on="key", within="4 seconds").materialize("pairs")
     joined = a.join(b, on={"id": "id"}, within="15 seconds", how="left")
     joined.window(mg.tumbling("30 seconds"), by="key").aggregate(n="count(*)", met="count(n_right)").materialize("met")
