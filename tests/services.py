@@ -91,7 +91,8 @@ def fetched(name: str, what: str, *goal: str) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as part:
         command = ["mvn", "-q", "-B", *goal, f"-DoutputDirectory={part}/made"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # It leaves its marks where it runs.
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=part)
         if done.returncode:
             raise MissingError(f"mvn could not fetch {what}:\n{done.stdout[-2000:]}{done.stderr[-1000:]}")
         with contextlib.suppress(OSError):  # another process was first
