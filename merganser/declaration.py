@@ -65,6 +65,8 @@ def source(
     for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
+    if version is not None and declared[version].type.split("(")[0] not in NUMBERS:
+        raise FlowError(f"version={version!r} is a {declared[version].type}; declare it in the schema as an INTEGER")
     if time is not None:
         _check_time(time, declared[time].type, time_unit)
     if lateness is not None and time is None:

@@ -9,8 +9,10 @@ import base64
 import hashlib
 import json
 import logging
+import os
 import re
 import ssl
+import threading
 import time
 import urllib.error
 import urllib.parse
@@ -107,17 +109,46 @@ class Registry:
         """The schema of an id. Waits for a registry that does not answer, then a SourceError. Raises DeniedError."""
         if self.folder is not None:
             raise DeniedError(f"a folder has no ids (the message has {number})")
-        kept = Path(self.cache) / hashlib.sha256(self.where.encode()).hexdigest()[:16] / f"{number}.json"
-        if kept.exists():
-            return self._notated(json.loads(kept.read_text()), f"schema {number}")
-        found = self._patiently(lambda: self._whole(f"/schemas/ids/{number}"), f"schema {number}", patience)
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".part")
-        partial.write_text(json.dumps(found))
-        partial.rename(kept)
+        found = self._kept(number) or self._keep(number, self._patiently(
+            lambda: self._whole(f"/schemas/ids/{number}"), f"schema {number}", patience
+        ))  # fmt: skip
         return self._notated(found, f"schema {number}")
 
-    def _patiently(self, fetch: Callable[[], dict[str, Any]], what: str, patience: float) -> dict[str, Any]:
+    def version_of(self, number: int, subject: str, *, patience: float = PATIENCE) -> int:
+        """Which version a schema is: of ``subject``, or of the only subject that has it. Waits and raises as ``by_id``."""
+        found = self._kept(f"{number}.versions") or []
+        mine = [v["version"] for v in found if v["subject"] == subject]
+        if not mine:  # it may have become one since
+            ask, what = (lambda: self._get(f"/schemas/ids/{number}/versions")), f"the versions of schema {number}"
+            try:
+                found = self._keep(f"{number}.versions", self._patiently(ask, what, 0 if found else patience))
+            except SourceError:
+                if not found:
+                    raise
+            mine = [v["version"] for v in found if v["subject"] == subject] or [v["version"] for v in found]
+        if len(mine) != 1:
+            names = ", ".join(sorted({v["subject"] for v in found})) or "none"
+            raise DeniedError(f"it is a version of these subjects: {names}; {subject} or a single one was expected")
+        return int(mine[0])
+
+    def _kept(self, name: object) -> Any:
+        """What is on disk of what was fetched before; None where it is not."""
+        path = self._folder / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def _keep(self, name: object, found: Any) -> Any:
+        path = self._folder / f"{name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}-{threading.get_ident()}")
+        partial.write_text(json.dumps(found))
+        partial.rename(path)
+        return found
+
+    @property
+    def _folder(self) -> Path:
+        return Path(self.cache) / hashlib.sha256(self.where.encode()).hexdigest()[:16]
+
+    def _patiently(self, fetch: Callable[[], Any], what: str, patience: float) -> Any:
         began, said = time.monotonic(), False
         while True:
             try:

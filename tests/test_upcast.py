@@ -6,14 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 
 import merganser as mg
 from merganser import dead_letters, engine
 from merganser.dead_letters import Selection
-from merganser.errors import FlowError, PlanChangedError
+from merganser.errors import FlowError, PlanChangedError, SourceError
 from merganser.store import Store
 from merganser.verify import verify
 from tests.flows import balanced, rows
@@ -93,3 +96,66 @@ def test_mistakes_are_told_on_the_users_line(tmp_path: Path) -> None:
         made.upcast(1, sql={"name": "'x'"}).upcast(1, sql={"name": "'y'"})
     with pytest.raises(FlowError, match="version='w' is no column"):
         mg.source("orders", mg.memory([]), schema=SCHEMA, version="w")
+
+
+def test_the_folder_of_a_file_says_the_version(tmp_path: Path) -> None:
+    """``v1/``, ``v2/`` anywhere above a file; letters come back by it too."""
+    for file, *events in (("a/v1/1.jsonl", EVENTS[1]), ("a/v2/1.jsonl", EVENTS[2], EVENTS[4]), ("b.jsonl", EVENTS[0])):
+        (tmp_path / "o" / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "o" / file).write_text("".join(json.dumps(e | {"v": 9}) + "\n" for e in events))
+    made = orders(mg.files([tmp_path / "o/a/*/*.jsonl", tmp_path / "o"], columns={"v": "folder.version"}))
+    flow = mg.Flow("f")
+    flow.read(made).materialize("kept")
+    store = tmp_path / "s.duckdb"
+    mg.run([flow], store)
+    assert rows(store, "SELECT id, v, name, cents FROM kept ORDER BY id") == [
+        ("a", None, "Ada L", 150), ("b", 1, "Bo M", 225), ("c", 2, "Cy N", 300)
+    ]  # fmt: skip
+    with Store(store) as opened:
+        dead_letters.fix_by_sql(opened, Selection(), "replace(text, 'much', '4.50')")
+    assert engine.redrive([flow], Selection(), store).applied == 1  # type: ignore[union-attr] # not stopped
+    assert rows(store, "SELECT v, name, cents FROM kept WHERE id = 'e'") == [(2, "Ed P", 450)]
+    assert all(check.ok for check in verify([flow], store))
+    with pytest.raises(FlowError, match="a file has 'folder"):
+        mg.files(tmp_path, columns={"v": "folder"})
+
+
+def test_a_version_must_be_a_number() -> None:
+    with pytest.raises(FlowError, match="version='name' is a VARCHAR; declare it in the schema as an INTEGER"):
+        mg.source("orders", mg.memory([]), schema=SCHEMA, version="name")
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "avro"])
+def test_files_that_were_written_without_a_column(tmp_path: Path, ending: str) -> None:
+    """Each version's files have its columns; of others only those count that may be missing."""
+    old, new = pa.table({"id": ["a"], "euros": ["1.50"]}), pa.table({"id": ["b"], "cents": pa.array([225], pa.int64())})
+    for version, table in ((1, old), (2, new)):
+        folder = tmp_path / f"v{version}"
+        folder.mkdir()
+        _write(table, folder / f"e.{ending}")
+    schema = {"id": "VARCHAR NOT NULL", "cents": "BIGINT NOT NULL"}
+    connector = mg.files(tmp_path / f"*/e.{ending}", columns={"v": "folder.version"})
+    made = mg.source("prices", connector, schema=schema, version="v")
+    made = made.upcast(1, sql={"cents": "euros::DECIMAL(9,2) * 100"}, columns={"euros": "VARCHAR"})
+    flow = mg.Flow("f")
+    flow.read(made).materialize("kept")
+    flow.read(mg.source("ids", connector, schema={"id": "VARCHAR", "euros": "VARCHAR DEFAULT NULL"})).materialize("ids")
+    mg.run([flow], tmp_path / "s.duckdb")
+    assert rows(tmp_path / "s.duckdb", "SELECT id, v, cents FROM kept ORDER BY id") == [("a", 1, 150), ("b", 2, 225)]
+    assert rows(tmp_path / "s.duckdb", "SELECT id, euros FROM ids ORDER BY id") == [("a", "1.50"), ("b", None)]
+    strict = mg.Flow("f")
+    strict.read(mg.source("ids", connector, schema={"id": "VARCHAR", "euros": "VARCHAR"})).materialize("ids")
+    with pytest.raises(SourceError, match=r"has no column euros; it has id, cents\. One that is not in everything is declared"):
+        mg.run([strict], tmp_path / "t.duckdb")
+
+
+def _write(table: pa.Table, path: Path) -> None:
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        kinds = {"id": "string", "euros": "string", "cents": "long"}
+        fields = [{"name": name, "type": kinds[name]} for name in table.column_names]
+        with path.open("wb") as out:
+            fastavro.writer(out, {"type": "record", "name": "R", "fields": fields}, table.to_pylist())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,14 @@ from merganser.schema import Schema
 
 def fitted(table: pa.Table, schema: Schema, where: str) -> pa.Table:
     """The declared columns of a table that has types of its own, cast without loss. Raises SourceError."""
+    if missing := absent(schema, table.column_names):
+        raise SourceError(f"{where}{missing}")
     wanted = schema.arrow_schema()
     columns = []
     for name in schema.names():
         if name not in table.column_names:
-            raise SourceError(f"{where} has no column {name!r}; it has {', '.join(table.column_names)}")
+            columns.append(pa.nulls(len(table), wanted.field(name).type))
+            continue
         column, kind = table[name], wanted.field(name).type
         try:
             columns.append(column if column.type == kind else column.cast(kind))
@@ -29,6 +33,15 @@ def fitted(table: pa.Table, schema: Schema, where: str) -> pa.Table:
                 f" {str(error).splitlines()[0]}"
             ) from None
     return pa.table(columns, schema=wanted)
+
+
+def absent(schema: Schema, there: Sequence[str]) -> str:
+    """What to say of columns that must be there and are not; empty if there are none."""
+    missing = [c for c in schema.columns if c.name not in there and not c.optional]
+    if not missing:
+        return ""
+    others = "" if all(c.required for c in missing) else ". One that is not in everything is declared 'TYPE DEFAULT NULL'"
+    return f" has no column {', '.join(c.name for c in missing)}; it has {', '.join(there)}{others}"
 
 
 def nulls(rows: pa.Table, schema: Schema) -> dict[int, str]:

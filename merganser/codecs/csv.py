@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.columnar import absent
 from merganser.codecs.values import ordinals, place, rule, shown, utf8_error
 from merganser.errors import SourceError
 from merganser.schema import Schema
@@ -62,12 +63,8 @@ class CsvCodec:
 
     def decode(self, chunk: Chunk) -> Decoded:
         payload: CsvPayload = chunk.payload
-        missing = [name for name in self._names if name not in payload.header]
-        if missing:
-            raise SourceError(
-                f"{chunk.place.file} has no column {', '.join(missing)}; its header has {', '.join(payload.header)}."
-                " Give the schema the names that are in the file"
-            )
+        if missing := absent(self._schema, payload.header):
+            raise SourceError(f"{chunk.place.file}{missing}")
         count = chunk.records - len(chunk.rejects)
         texts = self._fields(payload, count)
         if texts is None:
@@ -123,8 +120,9 @@ class CsvCodec:
                 ),
                 parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True, ignore_empty_lines=False),
                 convert_options=pyarrow.csv.ConvertOptions(
-                    column_types=dict.fromkeys(payload.header, pa.string()),
+                    column_types=dict.fromkeys((*payload.header, *self._names), pa.string()),
                     include_columns=self._names,
+                    include_missing_columns=True,
                     null_values=[""],
                     strings_can_be_null=True,
                     quoted_strings_can_be_null=False,

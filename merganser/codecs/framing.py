@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from merganser.codecs import Chunk, Codec, Decoded, Place
 from merganser.codecs.avro import DatumReader
@@ -19,10 +22,15 @@ from merganser.codecs.binary import Broken, Failure, RecordReader
 from merganser.codecs.cursor import Bytes, Ints
 from merganser.codecs.json import JsonCodec
 from merganser.codecs.messages import Messages
+from merganser.errors import SourceError
 from merganser.registry import DeniedError, Registry
 from merganser.schema import Schema, notations
 from merganser.schema.avro import AvroSchema
+from merganser.schema.compatibility.protobuf import unreadable
 from merganser.schema.notations import Notated
+
+if TYPE_CHECKING:  # its packages are optional
+    from merganser.schema.protobuf import Message
 
 HEAD = 5
 """Bytes of Confluent's framing."""
@@ -98,7 +106,23 @@ class ConfluentReader:
             written = at_index(found.written, list(path))
         except IndexError:
             return Broken("not framed", f"schema {number} has no message at {list(path)}")
-        return MessageReader(self._schema, where, written)
+        own = self._schema.written
+        if own is None:
+            return MessageReader(self._schema, where, written)
+        _check_readable(own, written, where)
+        return MessageReader(self._schema, where, own)
+
+
+def _check_readable(own: Message, written: Message, where: str) -> None:
+    """Fields go by number, so the declared message reads what others wrote, unless values would not stay what they are."""
+    if own.descriptor.name != written.descriptor.name:
+        names = written.descriptor.full_name, own.descriptor.full_name
+        raise SourceError(f"{where} is message {names[0]}; the source is declared to be {names[1]}")
+    if found := unreadable(own.descriptor, written.descriptor):
+        text = "; ".join(map(str, found))
+        raise SourceError(
+            f"{where} wrote what cannot be read as the declared message: {text}. `merganser schema check` compares two schemas"
+        )
 
 
 class SingleObjectReader:
@@ -188,6 +212,71 @@ def _indexes(data: Bytes, at: int, end: int) -> tuple[tuple[int, ...], int]:
     return tuple(path) or (0,), at
 
 
+class SchemaColumns:
+    """Columns of the schema that messages name: ``schema.id``, and ``schema.version``, which version of its subject that is.
+
+    NULL where a message names none. In a folder of versions (single-object encoding) it is the number of the file.
+    """
+
+    def __init__(self, registry: Registry, format: str) -> None:
+        self._registry, self._format = registry, format
+        self._found: dict[tuple[int, str], int | DeniedError] = {}
+
+    def take(self, origin: str, values: pa.BinaryArray, topics: pa.StringArray) -> tuple[pa.Array, dict[int, tuple[str, str]]]:
+        """A column (int32), and why it cannot be told for some of the messages."""
+        ids, there = self._ids(values)
+        if origin == "schema.id":
+            return pa.array(ids.astype(np.int32), mask=~there), {}
+        bad: dict[int, tuple[str, str]] = {}
+        column = np.zeros(len(ids), np.int32)
+        coded = topics.dictionary_encode()
+        which = coded.indices.to_numpy()
+        pairs = np.stack([ids[there], which[there].astype(np.uint64)])
+        for number, code in np.unique(pairs, axis=1).T.tolist():
+            rows = np.flatnonzero(there & (ids == number) & (which == code))
+            found = self._version(number, coded.dictionary[code].as_py())
+            if isinstance(found, DeniedError):
+                bad |= dict.fromkeys(rows.tolist(), ("unknown schema", f"schema {number}: {found}"))
+            else:
+                column[rows] = found
+        return pa.array(column, mask=~there), bad
+
+    def _ids(self, values: pa.BinaryArray) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
+        """The id, or the fingerprint, that stands in front of each message, and whether one does."""
+        begin, size, order = (b"\xc3\x01", 8, "<u8") if self._format == "avro-single-object" else (b"\0", 4, ">u4")
+        heads = pc.binary_slice(values.fill_null(b""), 0, len(begin) + size)
+        there = pc.and_(pc.equal(pc.binary_length(heads), len(begin) + size), pc.starts_with(heads, begin))
+        kept = there.to_numpy(zero_copy_only=False)
+        ids = np.zeros(len(values), np.uint64)
+        ids[kept] = np.frombuffer(b"".join(head[len(begin) :] for head in heads.filter(there).to_pylist()), order)
+        return ids, kept
+
+    def _version(self, number: int, topic: str) -> int | DeniedError:
+        key = number, topic
+        if key not in self._found:
+            try:
+                if self._registry.folder is None:
+                    self._found[key] = self._registry.version_of(number, f"{topic}-value")
+                else:
+                    self._found[key] = _numbers(self._registry, topic)[number]
+            except DeniedError as error:
+                self._found[key] = error
+            except KeyError:
+                self._found[key] = DeniedError(f"no schema in {self._registry.folder} has the fingerprint {number:016x}")
+        return self._found[key]
+
+
+def _numbers(registry: Registry, topic: str) -> dict[int, int]:
+    """Fingerprint to version of the Avro schemas in a folder; those of the subject that is named as the topic count first."""
+    found: dict[int, int] = {}
+    for subject in sorted(registry.subjects(), key=lambda name: name == topic):
+        for number in registry.versions(subject):
+            version = registry.version(subject, number)
+            if version.notation == "avro":
+                found[version.written.fingerprint] = number
+    return found
+
+
 def codec(format: str, registry: Registry | None) -> Callable[[Schema], Codec]:
     """The codec of messages' values: ``json``, ``avro``, ``avro-single-object``, ``protobuf``; framed where there is a registry."""
     from merganser.codecs.binary import BinaryCodec
@@ -204,8 +293,6 @@ def codec(format: str, registry: Registry | None) -> Callable[[Schema], Codec]:
         if registry is not None and registry.folder is None:
             return BinaryCodec(ConfluentReader(schema, registry, format, where))
         if format == "avro":
-            from merganser.errors import SourceError
-
             if not isinstance(schema.written, AvroSchema):
                 raise SourceError(f"{where} holds Avro without a schema: declare schema='order.avsc', or registry=")
             return BinaryCodec(DatumReader(schema, schema.written, where))

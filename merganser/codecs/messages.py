@@ -28,9 +28,14 @@ ORIGINS = {
     "partition": "INTEGER",
     "offset": "BIGINT",
     "headers": "STRUCT(name VARCHAR, value BLOB)[]",
+    "schema.id": "INTEGER",
+    "schema.version": "INTEGER",
 }
 """What a column can be taken from in a message, and the type it has then; ``header.NAME`` (a BLOB) besides. The type of a
 key or a header may be declared: its bytes are then the text of that type's values."""
+
+Taking = Callable[[str, pa.BinaryArray, pa.StringArray], tuple[pa.Array, dict[int, tuple[str, str]]]]
+"""Takes ``schema.id`` and ``schema.version`` from values and their topics; with what is wrong with some of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class Messages:
     def of_partitions(self, chunk: Chunk, topic: bool, kind: pa.DataType) -> pa.Array:
         """The topic of each, or the number of its partition."""
         parts = self.parts or (chunk,)
-        names = [part.partition.rsplit("/", 1)[0 if topic else 1] for part in parts]
+        names = [part.place.file.rsplit("/", 1)[0 if topic else 1] for part in parts]
         which = np.repeat(np.arange(len(parts)), [part.records for part in parts])[self.offsets if self.parts else slice(None)]
         return pa.array(names).cast(kind).take(pa.array(which))
 
@@ -131,14 +136,20 @@ def gathered(chunks: Sequence[Chunk]) -> Chunk:
 class MessageCodec:
     """The rows of messages: of their payloads by another codec, and columns that are taken from the messages.
 
-    A tombstone (a null value) is a row whose other columns are NULL. ``columns``: (name, what it is taken from).
+    A tombstone (a null value) is a row whose other columns are NULL. ``columns``: (name, what it is taken from);
+    ``named``: takes those that depend on the schema that a value names.
     ``time``: the column of the event time; for a tombstone, which has none, it is the record's timestamp.
     """
 
     def __init__(
-        self, schema: Schema, columns: Sequence[tuple[str, str]], time: str | None, payload: Callable[[Schema], Codec]
+        self,
+        schema: Schema,
+        columns: Sequence[tuple[str, str]],
+        time: str | None,
+        payload: Callable[[Schema], Codec],
+        named: Taking | None = None,
     ) -> None:
-        self._schema, self._columns, self._time = schema, columns, time
+        self._schema, self._columns, self._time, self._named = schema, columns, time, named
         taken = {name for name, _ in columns}
         rest = tuple(c for c in schema.columns if c.name not in taken)
         self._payload = payload(replace(schema, columns=rest)) if rest else None  # values that nobody asks for stay as they are
@@ -212,6 +223,11 @@ class MessageCodec:
         if origin == "headers":
             assert messages.headers is not None
             return messages.headers.cast(kind)
+        if origin.startswith("schema."):
+            assert self._named is not None
+            found, wrong = self._named(origin, messages.values, messages.of_partitions(chunk, True, pa.utf8()))
+            bad.update(wrong)
+            return found.cast(kind)
         values = messages.keys if origin == "key" else header(messages.headers, origin.removeprefix("header."))
         assert values is not None
         return self._parsed(values, name, origin, bad)

@@ -36,10 +36,12 @@ class Upcaster:
 
 def widened(schema: Schema, upcasters: Sequence[Upcaster]) -> Schema:
     """The columns that events of any version may have; whether one is required is asked when all are of the current version."""
-    columns = {c.name: replace(c, required=False) for c in schema.columns}
+    made = {name for upcaster in upcasters for name, _ in upcaster.items}
+    functions = any(upcaster.fn is not None for upcaster in upcasters)
+    columns = {c.name: replace(c, required=False, optional=c.optional or functions or c.name in made) for c in schema.columns}
     for upcaster in upcasters:
         for column in upcaster.columns:
-            columns.setdefault(column.name, replace(column, required=False))
+            columns.setdefault(column.name, replace(column, required=False, optional=True))
     return replace(schema, columns=tuple(columns.values()))
 
 

@@ -3,7 +3,7 @@
 A schema is declared as a mapping of column to SQL type (``{"amount": "DECIMAL(18,2)", "note": "VARCHAR"}``), or as a
 file in one of the notations (``notations``): Avro (``.avsc``), Protocol Buffers (``.proto``) or JSON Schema
 (``.schema.json``). ``NOT NULL`` behind a type makes the column required; a column is nullable otherwise, and may then be
-absent from a record.
+absent from a JSON record. ``DEFAULT NULL`` says that not every file or writer has the column.
 """
 
 from __future__ import annotations
@@ -30,11 +30,15 @@ COMMON = (
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its name, DuckDB SQL type in DuckDB's own spelling (``DECIMAL(18,2)``), and whether NULL is refused."""
+    """A column: its name, DuckDB SQL type in DuckDB's own spelling (``DECIMAL(18,2)``), and whether NULL is refused.
+
+    ``optional``: NULL throughout what was written without it (a file whose header or schema lacks it).
+    """
 
     name: str
     type: str
     required: bool = False
+    optional: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +91,11 @@ def _column(name: str, spec: str) -> Column:
         raise FlowError(f"column name {name!r} must be text that does not begin with _ (those are merganser's own)")
     if not isinstance(spec, str):
         raise FlowError(f"column {name!r}: the type must be SQL text such as 'BIGINT', not {spec!r}")
-    required = re.search(r"\s+NOT\s+NULL\s*$", spec, re.IGNORECASE)
-    return Column(name, sql_type(name, spec[: required.start()] if required else spec), bool(required))
+    more = re.search(r"\s+(NOT|DEFAULT)\s+NULL\s*$", spec, re.IGNORECASE)
+    if more is None:
+        return Column(name, sql_type(name, spec))
+    required = more[1].upper() == "NOT"
+    return Column(name, sql_type(name, spec[: more.start()]), required, not required)
 
 
 def sql_type(name: str, spec: str) -> str:

@@ -10,12 +10,14 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from merganser.codecs import Chunk, Codec, Place
+import pyarrow as pa
+
+from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place
 from merganser.codecs.avro import AvroCodec
 from merganser.codecs.binary import BinaryCodec
 from merganser.codecs.columnar import ColumnarCodec
@@ -54,6 +56,8 @@ FORMATS: dict[str, tuple[str, Callable[[Schema], Codec]]] = {
 }
 """File name ending to format; behind the text formats there may be ``.gz`` or ``.zst``."""
 
+FOLDER = "folder.version"
+
 SIZES = {"b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
@@ -62,6 +66,7 @@ def files(
     path: str | Path | Sequence[str | Path],
     *,
     partition_by: str | None = None,
+    columns: Mapping[str, str] | None = None,
     max_record_bytes: int | str = "16 MiB",
 ) -> Files:
     """Events in files: a path, a glob, a folder (all files of a known format in it), or several of these.
@@ -70,16 +75,22 @@ def files(
     ``.pb`` (Protocol Buffers, each message with its length in front), ``.parquet``, ``.arrow``. Relative paths are
     relative to where the flow runs. ``partition_by="file"``: each file is a log of its own; else all are one, in the
     order of their names. Records longer than ``max_record_bytes`` are dead letters.
+
+    ``columns``: those that come from where a file is: ``{"v": "folder.version"}`` is the number of the nearest folder above it
+    that is called ``v1``, ``v2``, …; NULL where there is none.
     """
     paths = (path,) if isinstance(path, (str, Path)) else tuple(path)
     if not paths or not all(isinstance(p, (str, Path)) for p in paths):
         raise FlowError(f"files() takes a path, a glob, a folder or a list of these, not {path!r}")
     if partition_by not in (None, "file"):
         raise FlowError(f"partition_by={partition_by!r} must be 'file', or left out for one log of all files")
+    for name, origin in (columns or {}).items():
+        if origin != FOLDER:
+            raise FlowError(f"columns={{{name!r}: {origin!r}}}: a file has {FOLDER!r}")
     for p in paths:
         if "." in Path(p).name and not any(c in str(p) for c in "*?[") and not Path(p).is_dir():
             format_of(str(p))
-    return Files(tuple(str(p) for p in paths), partition_by, _bytes(max_record_bytes))
+    return Files(tuple(str(p) for p in paths), partition_by, _bytes(max_record_bytes), tuple(columns or ()))
 
 
 def format_of(name: str) -> tuple[str, Callable[[Schema], Codec], str | None]:
@@ -113,6 +124,8 @@ class Files:
     paths: tuple[str, ...]
     partition_by: str | None
     max_record_bytes: int
+    versions: tuple[str, ...] = ()
+    """Columns that are the version that a folder's name says."""
 
     @on_users_line
     def then(self, kafka: Connector) -> Connector:
@@ -167,14 +180,33 @@ class Files:
         raise UsageError(f"a replay from {begin} needs a log that knows times and offsets, as Kafka does; use rebuild for files")
 
     def metadata(self, schema: Schema) -> dict[str, str]:
-        return {}
+        return dict.fromkeys(self.versions, "INTEGER")
 
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
         names = self.found() or [p for p in self.paths if _known(Path(p).name)]
-        return format_of(names[0])[1](schema) if names else JsonCodec(schema)
+        inner = replace(schema, columns=tuple(c for c in schema.columns if c.name not in self.versions))
+        codec = format_of(names[0])[1](inner) if names else JsonCodec(inner)
+        return _FolderCodec(codec, schema, self.versions) if self.versions else codec
 
     def total_bytes(self) -> int | None:
         return sum(Path(name).stat().st_size for name in self.found())
+
+
+class _FolderCodec:
+    """Rows with the version that the folder of their file says."""
+
+    def __init__(self, codec: Codec, schema: Schema, columns: tuple[str, ...]) -> None:
+        self._codec, self._schema, self._columns = codec, schema, columns
+        self.locate = codec.locate
+
+    def decode(self, chunk: Chunk) -> Decoded:
+        decoded = self._codec.decode(chunk)
+        found = [re.fullmatch(r"v(\d{1,9})", part.name) for part in Path(chunk.place.file).parents]
+        version = next((int(match[1]) for match in found if match), None)
+        table, kinds = decoded.table, self._schema.arrow_schema()
+        for name in self._columns:
+            table = table.append_column(name, pa.repeat(pa.scalar(version, pa.int64()).cast(kinds.field(name).type), len(table)))
+        return Decoded(table.select([*self._schema.names(), SEQ]), decoded.rejects)
 
 
 def _known(name: str) -> bool:

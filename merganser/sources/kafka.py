@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from merganser.brokers import Brokers, Setting, cluster
 from merganser.codecs import Codec
-from merganser.codecs.framing import FORMATS
+from merganser.codecs.framing import FORMATS, SchemaColumns
 from merganser.codecs.framing import codec as values
 from merganser.codecs.messages import ORIGINS, MessageCodec
 from merganser.errors import FlowError, SourceError, UsageError, on_users_line
@@ -46,7 +46,8 @@ def kafka(
 
     - ``key``: the column that is the message's key.
     - ``columns``: other columns that come from the message and not its value: ``{"sent_at": "timestamp"}``; what there is:
-      key, timestamp, topic, partition, offset, headers, ``header.NAME``. Their types may be declared in the schema.
+      key, timestamp, topic, partition, offset, headers, ``header.NAME``, and with a registry ``schema.id`` and
+      ``schema.version``. Their types may be declared in the schema.
     - ``start``: where the first run begins: ``"earliest"``, ``"latest"``, a time, or ``{partition: offset}``. Later runs go on
       where the store is.
     - ``group``: the consumer group that gets a copy of the positions, ``merganser-SOURCE`` unless named.
@@ -69,7 +70,21 @@ def kafka(
     for name, origin in taken.items():
         if origin not in ORIGINS and not origin.startswith("header."):
             raise FlowError(f"columns={{{name!r}: {origin!r}}}: a message has {', '.join(ORIGINS)} and header.NAME")
+        if origin.startswith("schema."):
+            _check_named(name, origin, format, registry)
     return Kafka(names, Brokers.declare(brokers, settings), format, key, tuple(taken.items()), _start(start), group, registry)
+
+
+def _check_named(name: str, origin: str, format: str, registry: Registry | None) -> None:
+    """Refuse a column of the schema that messages name, where they name none."""
+    single = format == "avro-single-object"
+    if registry is None or (registry.folder is not None) != single:
+        raise FlowError(
+            f"columns={{{name!r}: {origin!r}}} needs messages that name their schema: registry=mg.registry('http://…'), or"
+            " format='avro-single-object' with registry=mg.registry('a folder of versions')"
+        )
+    if single and origin == "schema.id":
+        raise FlowError(f"columns={{{name!r}: 'schema.id'}}: in a folder schemas have no ids; take 'schema.version'")
 
 
 def _start(start: Any) -> Start:
@@ -159,7 +174,8 @@ class Kafka:
             raise UsageError(f"--from {begin}: expected an offset, or a time such as 2026-01-31T12:00:00") from None
 
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
-        return MessageCodec(schema, self.columns, time, values(self.format, self.registry))
+        named = None if self.registry is None else SchemaColumns(self.registry, self.format).take
+        return MessageCodec(schema, self.columns, time, values(self.format, self.registry), named)
 
     def total_bytes(self) -> int | None:
         return None

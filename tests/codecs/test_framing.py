@@ -159,8 +159,27 @@ def test_protobuf_with_references_and_message_indexes(served: Served, tmp_path: 
     decoded = decode("protobuf", registry(served.url, cache=tmp_path), declared_message(order, "t"), raws[:2] + raws[3:])
     assert decoded.table.to_pylist() == [{"id": "a", "n": 5, "_seq": 10}, {"id": "a", "n": 5, "_seq": 11}]
     assert [(r.seq, r.reason) for r in decoded.rejects] == [(12, "not framed"), (13, "not framed"), (14, "not protobuf")]
-    with pytest.raises(SourceError, match="has no column 'id'; it has y, m"):
+    with pytest.raises(SourceError, match=r"is message shop\.Other; the source is declared to be shop\.Order"):
         decode("protobuf", registry(served.url, cache=tmp_path), declared_message(order, "t"), [raws[2]])
+
+
+def test_protobuf_of_several_writers_is_read_as_the_declared_message(served: Served, tmp_path: Path) -> None:
+    """Fields that a writer did not have are zero or NULL, those that it alone has are passed over; what would change stops."""
+    head = 'syntax = "proto3"; package shop; message Order { string id = 1; '
+    old, new = f"{head} int32 n = 2; }}", f"{head} int64 n = 2; int32 x = 9; }}"
+    now = f"{head} int64 n = 2; optional string z = 3; }}"
+    ids = [served.add("orders-value", text, "PROTOBUF") for text in (old, new)]
+    written = [compiled_text(text, {}, "t").kind(id="a", n=5).SerializeToString() for text in (old, new)]
+    raws: list[bytes | None] = [framed(number, b"\0" + raw) for number, raw in zip(ids, written)]
+    reg = registry(served.url, cache=tmp_path)
+    decoded = decode("protobuf", reg, declared_message(compiled_text(now, {}, "t"), "t"), raws)
+    assert decoded.table.select(["id", "n", "z"]).to_pylist() == [{"id": "a", "n": 5, "z": None}] * 2
+    for text, why in (
+        (f"{head} int32 n = 2; }}", "/2: n was a number of 64 bits, and is one of 32"),
+        (f"{head} sint64 n = 2; }}", "/2: n was written as number, and is read as zigzag number"),
+    ):
+        with pytest.raises(SourceError, match=f"schema {ids[1]} of the registry wrote what cannot be read .*: {why}"):
+            decode("protobuf", reg, declared_message(compiled_text(text, {}, "t"), "t"), raws[1:])
 
 
 def test_json_with_and_without_framing(served: Served, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -14,9 +15,11 @@ import merganser as mg
 from merganser import dead_letters, engine
 from merganser.dead_letters import Selection
 from merganser.errors import FlowError
+from merganser.schema.avro import parse
 from merganser.schema.protobuf import compiled_text
 from merganser.store import Store
 from merganser.verify import verify
+from tests.apicurio import Apicurio
 from tests.flows import balanced, rows
 from tests.kafka.fixture import Kafka
 from tests.schema_registry import serving
@@ -83,9 +86,83 @@ def test_bare_protobuf(kafka: Kafka, tmp_path: Path) -> None:
     assert all(check.ok for check in verify([flow], store))
 
 
+OLD = {"type": "record", "name": "Price", "fields": [{"name": "id", "type": "string"}, {"name": "euros", "type": "string"}]}
+NEW = OLD | {"fields": [{"name": "id", "type": "string"}, {"name": "cents", "type": "long"}]}
+
+
+PRICE = {"id": "VARCHAR NOT NULL", "cents": "BIGINT NOT NULL", "v": "INTEGER"}
+
+
+def prices(connector: Any) -> mg.Source:
+    made = mg.source("prices", connector, schema=PRICE, version="v")
+    return made.upcast(1, sql={"cents": "euros::DECIMAL(9,2) * 100"}, columns={"euros": "VARCHAR"})
+
+
+PRICES = [("a", 1, 150), ("b", 2, 225), ("c", 1, 300)]
+
+
+def test_the_version_of_an_event_from_its_id_in_a_registry(kafka: Kafka, apicurio: Apicurio, tmp_path: Path) -> None:
+    """What the id is a version of is asked for once, and kept; an id that is none is a dead letter."""
+    topic, store = kafka.topic(), tmp_path / "s.duckdb"
+    apicurio.add(f"other-{topic}", json.dumps(NEW))  # there it is version 1
+    first, second = apicurio.add(f"{topic}-value", json.dumps(OLD)), apicurio.add(f"{topic}-value", json.dumps(NEW))
+    elsewhere = V1 | {"name": topic.replace("-", "_")}
+    stray = apicurio.add(f"{topic}-x", json.dumps(elsewhere))
+    assert apicurio.add(f"{topic}-y", json.dumps(elsewhere)) == stray
+    kafka.send(
+        topic, framed(first, OLD, {"id": "a", "euros": "1.50"}), framed(second, NEW, {"id": "b", "cents": 225}),
+        framed(first, OLD, {"id": "c", "euros": "3"}), framed(stray, elsewhere, {"id": "d", "at": 0}),
+    )  # fmt: skip
+    columns = {"v": "schema.version", "written_by": "schema.id"}
+    for url in (apicurio.url, "http://127.0.0.1:9"):
+        if url != apicurio.url:  # all of it is known by then
+            cached = tmp_path / "cache"
+            (known,) = cached.iterdir()
+            known.rename(cached / hashlib.sha256(url.encode()).hexdigest()[:16])
+            store = tmp_path / "again.duckdb"
+        registry = mg.registry(url, cache=tmp_path / "cache")
+        connector = mg.kafka(topic, brokers=kafka.plain, format="avro", registry=registry, columns=columns)
+        flow = mg.Flow("f")
+        flow.read(prices(connector)).materialize("kept")
+        mg.run([flow], store)
+        assert rows(store, "SELECT id, v, cents FROM kept ORDER BY id") == PRICES
+        assert rows(store, "SELECT written_by FROM kept ORDER BY id") == [(first,), (second,), (first,)]
+        assert rows(store, "SELECT seq, reason FROM merganser.dead_letters") == [(3, "unknown schema")]
+        assert all(check.ok for check in verify([flow], store))
+
+
+def test_the_version_of_an_event_from_a_folder_of_schemas_or_a_header(kafka: Kafka, tmp_path: Path) -> None:
+    (tmp_path / "schemas/price").mkdir(parents=True)
+    raws = []
+    for number, (schema, value) in enumerate([(OLD, {"id": "a", "euros": "1.50"}), (NEW, {"id": "b", "cents": 225})], 1):
+        text = json.dumps(schema)
+        (tmp_path / f"schemas/price/v{number}.avsc").write_text(text)
+        raws.append(b"\xc3\x01" + parse(text, "t").fingerprint.to_bytes(8, "little") + framed(0, schema, value)[5:])
+    topic = kafka.topic()
+    kafka.send(topic, *raws)
+    columns = {"v": "schema.version"}
+    by_folder = mg.kafka(
+        topic, brokers=kafka.plain, format="avro-single-object", registry=mg.registry(tmp_path / "schemas"), columns=columns
+    )
+    headers = kafka.topic()
+    for value, version in (({"id": "a", "euros": "1.50"}, b"1"), ({"id": "b", "cents": 225}, b"2"), ({"id": "x"}, b"two")):
+        kafka.send(headers, value, headers=[("version", version)])
+    by_header = mg.kafka(headers, brokers=kafka.plain, columns={"v": "header.version"})
+    for name, connector in (("folder", by_folder), ("header", by_header)):
+        flow, store = mg.Flow("f"), tmp_path / f"{name}.duckdb"
+        flow.read(prices(connector)).materialize("kept")
+        mg.run([flow], store)
+        assert rows(store, "SELECT id, v, cents FROM kept ORDER BY id") == PRICES[:2]
+    assert rows(tmp_path / "header.duckdb", "SELECT reason, detail FROM merganser.dead_letters") == [
+        ("wrong type", "header.version for column 'v': expected INTEGER, found 'two'")
+    ]  # fmt: skip
+
+
 def test_mistakes_are_told_when_the_flow_is_made() -> None:
     with pytest.raises(FlowError, match="format='avor' is not known; there are json, avro, avro-single-object, protobuf"):
         mg.kafka("t", brokers="b", format="avor")
+    with pytest.raises(FlowError, match="needs messages that name their schema"):
+        mg.kafka("t", brokers="b", columns={"v": "schema.version"})
     flow = mg.Flow("f")
     rows_ = flow.read(mg.source("s", mg.memory([]), schema={"id": "VARCHAR"}))
     with pytest.raises(FlowError, match="sends JSON; format= and registry= are for sources"):

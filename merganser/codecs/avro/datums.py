@@ -11,6 +11,7 @@ import pyarrow as pa
 from merganser.codecs.avro.node import Scan
 from merganser.codecs.avro.resolution import Resolver, Unresolvable
 from merganser.codecs.binary import Broken, Failure, accepted, completed
+from merganser.codecs.columnar import absent
 from merganser.codecs.cursor import Bytes, Cursor, Ints
 from merganser.errors import SourceError
 from merganser.schema import Schema
@@ -56,11 +57,10 @@ def _projected(writer: AvroSchema, schema: Schema, where: str) -> AvroSchema:
     if writer.kind(tree) != "record":
         raise SourceError(f"{where} holds Avro values of type {writer.kind(tree)}; the records of a source must be records")
     there = {f["name"]: f for f in tree["fields"]}
-    missing = [name for name in schema.names() if name not in there]
-    if missing:
-        raise SourceError(f"{where} has no column {', '.join(missing)}; it has {', '.join(there)}")
+    if missing := absent(schema, list(there)):
+        raise SourceError(f"{where}{missing}")
     # Named types that stand first in a field that is left out have to be written out again: resolve by the writer's names.
-    return _Projected(json.dumps(tree | {"fields": [there[name] for name in schema.names()]}), writer)
+    return _Projected(json.dumps(tree | {"fields": [there[name] for name in schema.names() if name in there]}), writer)
 
 
 @dataclass(frozen=True)

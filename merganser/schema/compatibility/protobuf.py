@@ -19,10 +19,34 @@ WIRE: dict[int, str] = {
 }  # fmt: skip
 """Field type to the way that its values are written; one within a way may become another one."""
 
+LONG = frozenset({3, 4, 6, 16, 18})
+"""Types of 64 bits."""
+
 
 def differences(reader: Message, writer: Message) -> list[Difference]:
     """What breaks between the messages of two files, ``reader`` being the later one."""
     return _types(_top(writer), _top(reader), "")
+
+
+def unreadable(reader: Any, writer: Any, path: str = "", seen: frozenset[str] = frozenset()) -> list[Difference]:
+    """What of a writer's message type would be another value when it is read as the reader's: fields of another kind, and
+    numbers of 64 bits in fields of 32."""
+    if writer.full_name in seen:
+        return []
+    seen |= {writer.full_name}
+    read = {f.number: f for f in reader.fields}
+    found: list[Difference] = []
+    for old in writer.fields:
+        new, at = read.get(old.number), f"{path}/{old.number}"
+        if new is None:
+            continue
+        if different := _fields(old, new, at, shallow=True):
+            found += different
+        elif old.type in LONG and new.type not in LONG:
+            found.append(Difference("FIELD_SCALAR_KIND_CHANGED", at, f"{new.name} was a number of 64 bits, and is one of 32"))
+        elif old.message_type is not None:
+            found += unreadable(new.message_type, old.message_type, at, seen)
+    return found
 
 
 def _top(message: Message) -> dict[str, Any]:
@@ -85,7 +109,7 @@ def _oneofs(before: dict[int, Any], after: dict[int, Any], path: str) -> list[Di
     return found
 
 
-def _fields(old: Any, new: Any, path: str) -> list[Difference]:
+def _fields(old: Any, new: Any, path: str, shallow: bool = False) -> list[Difference]:
     before, after = _kind(old), _kind(new)
     if before != after:
         return [Difference("FIELD_KIND_CHANGED", path, f"{new.name} was a {before}, and is a {after}")]
@@ -95,12 +119,14 @@ def _fields(old: Any, new: Any, path: str) -> list[Difference]:
             return [Difference("FIELD_SCALAR_KIND_CHANGED", path, detail)]
         return []
     if before == "map":
+        if shallow:
+            return []  # its entries are messages
         parts = [(old.message_type.fields_by_name[p], new.message_type.fields_by_name[p]) for p in ("key", "value")]
         return [d for a, b in parts for d in _fields(a, b, path)]
     names = [_local(f.message_type) for f in (old, new)]
     if names[0] != names[1]:
         return [Difference("FIELD_NAMED_TYPE_CHANGED", path, f"{new.name} was a {names[0]}, and is a {names[1]}")]
-    if old.message_type.file.name != old.containing_type.file.name:
+    if not shallow and old.message_type.file.name != old.containing_type.file.name:
         return _messages(old.message_type, new.message_type, path)  # of a file that it imports
     return []
 
