@@ -31,6 +31,7 @@ from merganser.query.connection import Connection, Result, connect
 from merganser.reference import Reference, reference
 from merganser.registry import registry
 from merganser.secrets import secret
+from merganser.sources.event_store import event_store
 from merganser.sources.files import files
 from merganser.sources.kafka import kafka
 from merganser.sources.memory import memory
@@ -60,6 +61,7 @@ __all__ = [
     "Window",
     "cloudevents",
     "connect",
+    "event_store",
     "files",
     "hopping",
     "kafka",

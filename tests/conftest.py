@@ -8,8 +8,9 @@ from hypothesis import HealthCheck, Phase, settings
 
 from tests.apicurio import apicurio
 from tests.kafka.fixture import kafka
+from tests.postgres import postgres
 
-__all__ = ["apicurio", "kafka"]
+__all__ = ["apicurio", "kafka", "postgres"]
 
 _common = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck)}
 # Shrinking runs a flow hundreds of times; with a failure at hand: HYPOTHESIS_PROFILE=long.

@@ -151,7 +151,7 @@ class Connection:
 
         return self._ask(lambda remote: remote.status(), direct)
 
-    def wait_for(self, position: Mapping[str, Mapping[str, Any]] | str = "now", timeout: float = 60.0) -> None:
+    def wait_for(self, position: Mapping[str, int | Mapping[str, Any]] | str = "now", timeout: float = 60.0) -> None:
         """Wait until the views have what was written before this call (read your writes). Raises WaitTimeoutError.
 
         ``"now"``: everything that a running flow finds in its sources now. Or how far each partition of each source must be
@@ -179,10 +179,17 @@ class Connection:
             time.sleep(0.05)
         raise WaitTimeoutError(f"not there after {timeout:g} seconds: {found}")
 
-    def _behind(self, position: Mapping[str, Mapping[str, Any]]) -> str:
+    def _behind(self, position: Mapping[str, int | Mapping[str, Any]]) -> str:
         """What has not been read as far as wanted; empty if everything has."""
         rows = self.sql("SELECT source, partition, seq, position FROM merganser.positions").fetchall()
         for source, partitions in position.items():
+            if not isinstance(partitions, Mapping):
+                names = sorted({p for s, p, _, _ in rows if s == source})
+                if len(names) > 1:
+                    raise UsageError(f"wait_for(): source {source!r} has partitions {', '.join(names)}: {{partition: position}}")
+                if not names:
+                    return f"nothing of source {source!r} is committed"
+                partitions = {names[0]: partitions}
             for partition, wanted in partitions.items():
                 reached = [(seq, text) for s, p, seq, text in rows if (s, p) == (source, str(partition))]
                 if not reached:
