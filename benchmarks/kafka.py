@@ -197,7 +197,7 @@ def main() -> None:
         try:
             report(Kafka(broker.address), options)
         finally:
-            broker.stop()
+            broker.kill()
 
 
 def report(kafka: Kafka, options: argparse.Namespace) -> None:

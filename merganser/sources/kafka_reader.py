@@ -2,13 +2,16 @@
 
 A partition's position: ``offset`` of the next message; ``from``, the first one that was ever to be read; ``topic_id``;
 ``base``, what is added to offsets to make ordinals (0, until a topic was made anew and its offsets began again);
-``high``, the end of the log as it was known then; ``gaps``, ranges of offsets that were lost and accepted, with why.
+``high``, the end of the log as it was known then; ``gaps``, ranges of offsets that were lost and accepted, with why;
+``last``, the offset of the last message that was read, and ``leader_epoch``, that of the broker that took it: by these Kafka
+tells a log that was cut off and went on with other messages from one that only grew.
 """
 
 from __future__ import annotations
 
 import gc
 import itertools
+import re
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +40,9 @@ ADVISE_EVERY = 1.0
 
 GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION, KafkaError.UNKNOWN_TOPIC_ID)
 
+CUT = re.compile(r"(?:truncation detected|No epoch found).*end offset is (-?\d+)")
+"""What librdkafka says of a log that does not have what was read any more (KIP-320)."""
+
 
 @dataclass(slots=True)
 class Reading:
@@ -52,6 +58,9 @@ class Reading:
     """Where a run that does not follow ends."""
     gaps: list[list[Any]] = field(default_factory=list)
     over: bool = False
+    last: int | None = None
+    leader_epoch: int | None = None
+    """Of the message ``last``."""
 
     @property
     def name(self) -> str:
@@ -59,6 +68,20 @@ class Reading:
 
     def at(self, offset: int) -> TopicPartition:
         return TopicPartition(self.topic, self.number, offset)
+
+    def begin(self) -> TopicPartition:
+        """Where to have it read on: behind the last message, so that its epoch can be checked. No other lies between."""
+        if self.last is None or self.leader_epoch is None:
+            return self.at(self.offset)
+        return TopicPartition(self.topic, self.number, self.last + 1, leader_epoch=self.leader_epoch)
+
+    def position(self) -> Position:
+        found: Position = {"offset": self.offset, "from": self.first, "base": self.base, "topic_id": self.topic_id}
+        if self.gaps:
+            found["gaps"] = self.gaps
+        if self.last is not None and self.leader_epoch is not None:
+            found |= {"last": self.last, "leader_epoch": self.leader_epoch}
+        return found
 
 
 class KafkaReader:
@@ -120,7 +143,7 @@ class KafkaReader:
         begin = self._kafka.begin([key for key, position in new if position is None])
         for key, position in new:
             reading = self._reading(key, position, ids[key[0]], begin.get(key, 0), earliest[key], latest[key])
-            reading.end = None if self._follow else latest[key]
+            reading.end = None if self._follow or reading.offset > latest[key] else latest[key]
             self._readings[key] = reading
             if key[0] not in self._topics:
                 self._topics.append(key[0])
@@ -131,7 +154,7 @@ class KafkaReader:
                     reading.offset = int(position["offset"]) + int(position.get("base", 0)) - reading.base
                 self._emit(reading, start, None, 0)
             self._end_if_over(reading)
-        self._consumer.incremental_assign([r.at(r.offset) for key in keys if not (r := self._readings[key]).over])
+        self._consumer.incremental_assign([r.begin() for key in keys if not (r := self._readings[key]).over])
 
     def _reading(
         self, key: tuple[str, int], position: Position | None, topic_id: str, begin: int, earliest: int, latest: int
@@ -154,14 +177,18 @@ class KafkaReader:
             why = f"the log of {key[0]}/{key[1]} begins at offset {earliest} by now (retention)"
             self._lost(key, needed, earliest, why)
             gaps.append([needed, earliest, why])
-        elif needed > latest:
-            why = f"the log of {key[0]}/{key[1]} ends at offset {latest} (it was cut off)"
-            self._lost(key, latest, needed, why)
-            gaps.append([latest, needed, why])
-            return Reading(*key, topic_id, latest, latest, base + max(needed, offset) - latest, None, gaps)
+        elif "cut" in position or (needed > latest and "leader_epoch" not in position):  # with it Kafka says where it was cut
+            cut = int(position.get("cut", latest))
+            why = f"the log of {key[0]}/{key[1]} was cut off at offset {cut}"
+            self._lost(key, cut, needed, why)
+            gaps.append([cut, needed, why])
+            return Reading(*key, topic_id, cut, cut, base + max(needed, offset) - cut, None, gaps)
         start = max(offset, earliest)
         first = max(first, start) if "needed" in position else first  # a new view begins with what there is
-        return Reading(*key, topic_id, first, start, base, None, gaps)
+        reading = Reading(*key, topic_id, first, start, base, None, gaps)
+        if int(position.get("last", -1)) + 1 >= earliest:
+            reading.last, reading.leader_epoch = position.get("last"), position.get("leader_epoch")
+        return reading
 
     def _lost(self, key: tuple[str, int], begin: int, end: int | None, why: str) -> None:
         """Stop, unless losses are accepted."""
@@ -192,6 +219,7 @@ class KafkaReader:
                 if some:
                     taken.append(self._arrays(some))
                     which.append(self._which(some))
+                    self._note_epochs(some, which[-1])
                     nbytes += taken[-1].values.nbytes
                 del some  # before the collector can see them
         for reading, messages in self._sorted(taken, which):
@@ -241,6 +269,14 @@ class KafkaReader:
         places: dict[str | None, int] = {topic: place << 32 for place, topic in enumerate(self._topics)}
         return numbers + np.fromiter(map(places.__getitem__, map(Message.topic, taken)), np.int64, len(taken))
 
+    def _note_epochs(self, taken: Sequence[Message], which: npt.NDArray[np.int64]) -> None:
+        """The leader epoch of the last message of each partition."""
+        for i in np.flatnonzero(np.diff(which, append=-1)).tolist():
+            message = taken[i]
+            reading = self._readings.get((str(message.topic()), int(message.partition() or 0)))
+            if reading is not None:
+                reading.last, reading.leader_epoch = message.offset(), message.leader_epoch()
+
     def _emit(self, reading: Reading, end: int, messages: Messages | None, nbytes: int) -> None:
         """A chunk up to offset ``end``; without messages it only moves the position."""
         begin, base = reading.offset, reading.base
@@ -250,11 +286,7 @@ class KafkaReader:
             )
         reading.offset = end
         high = self._consumer.get_watermark_offsets(reading.at(end), cached=True)[1]
-        position: Position = {
-            "offset": end, "from": reading.first, "base": base, "topic_id": reading.topic_id, "high": max(high, end),
-        }  # fmt: skip
-        if reading.gaps:
-            position["gaps"] = reading.gaps
+        position = {**reading.position(), "high": max(high, end)}
         records = 0 if messages is None else len(messages)
         self._ready.append(Chunk(
             self._source, reading.name, begin + base, records, Place(reading.name, None, None), messages, position, nbytes,
@@ -297,21 +329,20 @@ class KafkaReader:
                 " while it was read; make it again and go on with --accept-gap, or take it out of the flow"
             )
         elif error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE) and reading is not None:
-            self._go_on(reading)
+            self._go_on(reading, error)
         else:
             raise self._kafka.brokers.error(error, f" (source {self._source!r}{f', {topic}' if topic else ''})")
 
-    def _go_on(self, reading: Reading) -> None:
-        """The log no longer has the next offset: stop, or go on where it begins."""
-        key = reading.topic, reading.number
-        position: Position = {
-            "offset": reading.offset, "from": reading.first, "base": reading.base, "topic_id": reading.topic_id,
-            "gaps": reading.gaps,
-        }  # fmt: skip
+    def _go_on(self, reading: Reading, error: KafkaError) -> None:
+        """The log no longer has the next offset: stop, or go on where it begins, or where it was cut off."""
+        position = reading.position()
+        position.pop("leader_epoch", None)
+        if (cut := CUT.search(error.str())) is not None:
+            position["cut"] = max(0, int(cut[1]))
         self._consumer.incremental_unassign([reading.at(reading.offset)])
         self._ready = deque(chunk for chunk in self._ready if chunk.partition != reading.name or chunk.end <= reading.offset)
         self._new.append((reading.name, position))
-        del self._readings[key]
+        del self._readings[reading.topic, reading.number]
         self._begin()
 
     def _note(self, error: KafkaError) -> None:

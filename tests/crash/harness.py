@@ -54,12 +54,17 @@ def attempt(job: Job, kill_after: float | None = None) -> int:
     return child(_work, job, kill_after)
 
 
-def child(work: Callable[[Any], None], job: Any, kill_after: float | None = None) -> int:
+def child(
+    work: Callable[[Any], None], job: Any, kill_after: float | None = None, with_it: Callable[[], None] | None = None
+) -> int:
+    """As ``attempt``; ``with_it`` kills something else at the same moment."""
     process = _context.Process(target=work, args=(job,))
     process.start()
     process.join(kill_after)
     if process.is_alive():
         process.kill()
+        if with_it is not None:
+            with_it()
         process.join()
     assert process.exitcode is not None
     return process.exitcode

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,6 +17,8 @@ from confluent_kafka import KafkaException, Producer
 
 import merganser as mg
 from merganser import faults
+from tests.crash.harness import child
+from tests.kafka.broker import Broker
 from tests.kafka.fixture import Kafka
 
 SCHEMA = {"id": "BIGINT NOT NULL", "at": "TIMESTAMP NOT NULL", "key": "VARCHAR", "amount": "BIGINT"}
@@ -175,14 +177,22 @@ def check(kafka: Kafka, job: Job) -> int:
     return len(sent)
 
 
-def killed(
-    attempt: Callable[[Job, float], int], job: Job, chance: random.Random, longest: float, *, shortest: float = 0.15,
-    points: Sequence[str] = POINTS,
-) -> None:  # fmt: skip
+def attempt(job: Job, kill_after: float | None = None, with_it: Callable[[], None] | None = None) -> int:
+    return child(work, job, kill_after, with_it)
+
+
+def killed(job: Job, chance: random.Random, longest: float) -> None:
     """Run the flow until it is killed: after some seconds, or half of the times at a named point before."""
-    fault = (chance.choice(points), chance.randrange(1, 4)) if points and chance.random() < 0.5 else None
-    code = attempt(replace(job, fault=fault, workers=chance.choice([1, 2])), chance.uniform(shortest, longest))
+    fault = (chance.choice(POINTS), chance.randrange(1, 4)) if chance.random() < 0.5 else None
+    code = attempt(replace(job, fault=fault, workers=chance.choice([1, 2])), chance.uniform(0.15, longest))
     assert code == -9, f"the flow ended with {code}"
+
+
+def killed_with_broker(job: Job, broker: Broker, chance: random.Random) -> None:
+    """Run the flow until it and the broker are killed at the same moment; then start the broker again."""
+    code = attempt(job, chance.uniform(0.8, 2.5), broker.kill)
+    assert code == -9, f"the flow ended with {code}"
+    broker.start()
 
 
 def store_of(folder: Path) -> str:

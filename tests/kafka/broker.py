@@ -1,4 +1,4 @@
-"""A real Kafka broker (single node, KRaft) on loopback, from the jars that pom.xml names.
+"""A real Kafka broker (single node, KRaft) on loopback: of the jars that pom.xml names, or without Java in Docker.
 
 ``python -m tests.kafka.broker PORT-FILE WATCHED-PID`` runs one until the process WATCHED-PID is gone: so a broker that the
 workers of a test run share ends with the run, however that ends.
@@ -8,27 +8,44 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
-from tests.services import fetched, free_ports, listens, wait_for_end
+from tests.services import MissingError, fetched, free_ports, listens, wait_for_end
 
 POM = Path(__file__).with_name("pom.xml")
 COPY = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1:copy-dependencies"
+IMAGE = "apache/kafka:" + re.findall(r"<version>([^<]*)</version>\s*</dependency>", POM.read_text())[0]
+CLUSTER = "bWVyZ2Fuc2VyLXRlc3RzLg"
 USER, PASSWORD = "merganser", "a-secret-that-is-nowhere-else"
 TLS_PASSWORD = "changeit"
+OAUTH_LOGIN = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required;"
 PLAIN_LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule required"
 
 
-def jars() -> Path:
-    """The folder of the broker's jars."""
+@cache
+def jars() -> Path | None:
+    """The folder of the broker's jars; None where Docker has to do. Raises MissingError if there is neither."""
     name = f"kafka-{hashlib.sha256(POM.read_bytes()).hexdigest()[:12]}"
-    return fetched(name, "Kafka", "-f", str(POM), COPY, "-DincludeScope=runtime")
+    try:
+        return fetched(name, "Kafka", "-f", str(POM), COPY, "-DincludeScope=runtime")
+    except MissingError as error:
+        missing = f"{error}, or Docker, or a broker named by MERGANSER_TEST_KAFKA=host:port"
+        if not shutil.which("docker"):
+            raise MissingError(missing) from None
+        asked = subprocess.run(["docker", "version"], capture_output=True, text=True, check=False)
+        if asked.returncode:
+            raise MissingError(f"{missing}; docker says: {asked.stderr.strip()}") from None
+        return None
 
 
 @dataclass
@@ -61,18 +78,34 @@ class Broker:
     def start(self, timeout: float = 150.0) -> None:
         """Start and wait until it answers."""
         properties = self.folder / "server.properties"
-        java = ["java", f"-Xmx{self.heap}", f"-Xms{self.heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", f"{jars()}/*"]
         log = (self.folder / "broker.log").open("ab")
         if not properties.exists():
             if self.secure:
                 self._make_certificate()
             properties.write_text(self._properties())
-            tool = [*java, "kafka.tools.StorageTool", "format", "-t", "AAAAAAAAAAAAAAAAAAAAAA", "-c", str(properties)]
-            tool[tool.index("-t") + 1] = "bWVyZ2Fuc2VyLXRlc3RzLg"
+            tool = self._java("kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(properties))
             subprocess.run(tool, check=True, stdout=log, stderr=log)
-        self._process = subprocess.Popen([*java, "kafka.Kafka", str(properties)], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        broker = self._java("kafka.Kafka", str(properties), listens=True)
+        self._process = subprocess.Popen(broker, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
         log.close()
         self._wait(timeout)
+
+    def _java(self, *words: str, listens: bool = False) -> list[str]:
+        """The command for a Java program of Kafka's."""
+        classes = f"{jars() or '/opt/kafka/libs'}/*"
+        limits = [f"-Xmx{self.heap}", f"-Xms{self.heap}", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+        return self._program("java", *limits, "-cp", classes, *words, listens=listens)
+
+    def _program(self, name: str, *words: str, listens: bool = False) -> list[str]:
+        if jars() is not None:
+            return [name, *words]
+        ports = [word for port in self.ports for word in ("-p", f"127.0.0.1:{port}:{port}")] if listens else []
+        as_me = ["--user", f"{os.getuid()}:{os.getgid()}", "-v", f"{self.folder}:{self.folder}"]
+        return ["docker", "run", "--rm", "--name", self._container, *ports, *as_me, "--entrypoint", name, IMAGE, *words]
+
+    @property
+    def _container(self) -> str:
+        return f"merganser-kafka-{self.ports[0]}"
 
     def _wait(self, timeout: float) -> None:
         from confluent_kafka import KafkaException
@@ -91,25 +124,16 @@ class Broker:
                 raise RuntimeError(f"no broker after {timeout} s: {(self.folder / 'broker.log').read_text()[-3000:]}")
 
     def kill(self) -> None:
-        assert self._process is not None
-        self._process.kill()
-        self._process.wait()
-
-    def stop(self) -> None:
+        """SIGKILL. To stop in order takes seconds, and nothing of a broker that is stopped is needed."""
         if self._process is not None and self._process.poll() is None:
-            self._process.kill()  # nothing of it is needed; a shutdown in order takes seconds
+            if jars() is None:
+                subprocess.run(["docker", "kill", self._container], check=False, capture_output=True)
+            self._process.kill()
             self._process.wait()
-
-    def pause(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        assert self._process is not None
-        self._process.send_signal(signal.SIGCONT)
 
     def _properties(self) -> str:
         plain, controller, sasl, tls = self.ports
+        here = "127.0.0.1" if jars() is not None else "0.0.0.0"  # in a container, whose ports are on loopback
         listeners = {"PLAINTEXT": plain, "CONTROLLER": controller}
         if self.secure:
             listeners |= {"SASL_PLAINTEXT": sasl, "SSL": tls}
@@ -118,7 +142,7 @@ class Broker:
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{controller}",
             "controller.listener.names": "CONTROLLER",
-            "listeners": ",".join(f"{name}://127.0.0.1:{port}" for name, port in listeners.items()),
+            "listeners": ",".join(f"{name}://{here}:{port}" for name, port in listeners.items()),
             "advertised.listeners": ",".join(f"{n}://127.0.0.1:{p}" for n, p in listeners.items() if n != "CONTROLLER"),
             "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL",
             "log.dirs": str(self.folder / "data"),
@@ -141,7 +165,8 @@ class Broker:
         }
         if self.secure:
             lines |= {
-                "sasl.enabled.mechanisms": "PLAIN",
+                "sasl.enabled.mechanisms": "PLAIN,OAUTHBEARER",
+                "listener.name.sasl_plaintext.oauthbearer.sasl.jaas.config": OAUTH_LOGIN,
                 "listener.name.sasl_plaintext.plain.sasl.jaas.config":
                     f'{PLAIN_LOGIN} username="admin" password="admin" user_admin="admin" user_{USER}="{PASSWORD}";',
                 "ssl.keystore.location": str(self.folder / "broker.p12"),
@@ -153,8 +178,9 @@ class Broker:
     def _make_certificate(self) -> None:
         store = ["-keystore", str(self.folder / "broker.p12"), "-storepass", TLS_PASSWORD, "-alias", "broker"]
         make = ["-genkeypair", "-keyalg", "EC", "-storetype", "PKCS12", "-dname", "CN=127.0.0.1", "-ext", "san=ip:127.0.0.1"]
-        subprocess.run(["keytool", *make, *store], check=True, capture_output=True)
-        subprocess.run(["keytool", "-exportcert", "-rfc", "-file", str(self.certificate), *store], check=True, capture_output=True)
+        export = ["-exportcert", "-rfc", "-file", str(self.certificate)]
+        for words in (make, export):
+            subprocess.run(self._program("keytool", *words, *store), check=True, capture_output=True)
 
 
 def serve(port_file: Path, watched: int) -> None:
@@ -172,7 +198,7 @@ def serve(port_file: Path, watched: int) -> None:
         except Exception as error:
             listens(port_file, {"error": str(error)})
         finally:
-            broker.stop()
+            broker.kill()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def main() -> None:
             merganser("status", "--store", STORES[1], env={"FLIGHTS_KAFKA": broker.address})
             merganser("verify", FLOWS[0], "--store", STORES[1], env={"FLIGHTS_KAFKA": broker.address})
         finally:
-            broker.stop()
+            broker.kill()
     sys.exit(compare())
 
 

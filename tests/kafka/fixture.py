@@ -15,8 +15,8 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from tests.kafka.broker import jars
-from tests.services import shared
+from tests.kafka.broker import Broker, jars
+from tests.services import MissingError, shared
 
 
 @dataclass
@@ -53,7 +53,6 @@ class Kafka:
             producer.produce(topic, data, key=key, partition=partition, **more)
         assert producer.flush(30) == 0
 
-
     def read(self, topic: str) -> list[Message]:
         """All committed messages of a topic, partition by partition, in order."""
         consumer = Consumer({
@@ -83,9 +82,24 @@ class Kafka:
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kafka]:
-    """A broker: MERGANSER_TEST_KAFKA's, else our own; without either the test is skipped, in CI it fails."""
+    """A broker: MERGANSER_TEST_KAFKA's, else our own, of Java or in Docker; without any the test is skipped."""
     named = os.environ.get("MERGANSER_TEST_KAFKA")
     if named:
         yield Kafka(named)
         return
     yield Kafka(**shared("tests.kafka.broker", jars, tmp_path_factory))
+
+
+@pytest.fixture(scope="session")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
+    """A broker of this worker's own, which may be killed."""
+    try:
+        jars()
+    except MissingError as error:
+        pytest.skip(str(error))
+    own = Broker(tmp_path_factory.mktemp("broker"))
+    try:
+        own.start()
+        yield own
+    finally:
+        own.kill()
