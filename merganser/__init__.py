@@ -11,6 +11,7 @@
 from importlib.metadata import version as _version
 
 from merganser.codecs.cloudevents import cloudevents
+from merganser.codecs.debezium import debezium
 from merganser.declaration import source
 from merganser.engine import Report, rebuild, run
 from merganser.errors import (
@@ -61,6 +62,7 @@ __all__ = [
     "Window",
     "cloudevents",
     "connect",
+    "debezium",
     "event_store",
     "files",
     "hopping",

@@ -8,11 +8,14 @@ from datetime import timedelta
 from pathlib import Path
 
 from merganser.clock import TIME_UNITS, duration
+from merganser.codecs import debezium
 from merganser.codecs.cloudevents import KEY, TIME, CloudEvents
+from merganser.codecs.debezium import Debezium
 from merganser.errors import FlowError, on_users_line
 from merganser.plan import Source
 from merganser.schema import Column, Schema
 from merganser.sources import Connector
+from merganser.sources.kafka import Kafka
 
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE", "DECIMAL")
 TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
@@ -39,7 +42,7 @@ def source(
 
     - ``connector``: where they are, ``mg.files(…)`` or ``mg.kafka(…)``.
     - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc``,
-      ``.proto#Message`` or ``.schema.json`` file, or ``mg.cloudevents(…)`` of one of these.
+      ``.proto#Message`` or ``.schema.json`` file, or ``mg.cloudevents(…)`` or ``mg.debezium(…)`` of one of these.
     - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
       come and still be counted in its window (None: however far, and every window stays open).
     - ``time_unit``: what the event time counts in from 1970-01-01 UTC if it is a number: ``"s"``, ``"ms"`` or ``"us"``.
@@ -59,9 +62,14 @@ def source(
     declared = schema if isinstance(schema, Schema) else Schema.declare(schema)
     if isinstance(declared.written, CloudEvents):
         time, id = time or TIME, id or KEY
+    if isinstance(declared.written, Debezium):
+        time = time or debezium.TIME
+        key = key or (declared.written.key[0] if len(declared.written.key) == 1 else None)
     metadata = connector.metadata(declared)
     more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
     declared = replace(declared, columns=(*declared.columns, *more))
+    if isinstance(declared.written, Debezium) and isinstance(connector, Kafka):
+        connector = replace(connector, columns=(*connector.columns, (debezium.MESSAGE_KEY, "key")))
     for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
         if column is not None and column not in declared:
             raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")

@@ -2,7 +2,7 @@
 
 The contract of a codec, checked by ``tests/codecs/contract.py``:
 
-- ``decode`` accounts for every record of the chunk once: ``rows + rejects == chunk.records``.
+- ``decode`` accounts for every record of the chunk once: ``rows + rejects + passed == chunk.records``.
 - Rows keep the order of the records; ``_seq`` says which record each row was.
 - The answer for a record depends on its bytes only, never on the chunk it came in.
 - A bad record becomes a ``Reject`` with its exact bytes; it never spoils its neighbours and never raises.
@@ -73,10 +73,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """What a codec made of a chunk: a table of the schema's columns and ``_seq``, and the rejects, by ``seq``."""
+    """What a codec made of a chunk: a table of the schema's columns and ``_seq``, and the rejects, by ``seq``.
+
+    ``passed``: records that are no events (a marker that repeats what the record before it said), which leave gaps.
+    """
 
     table: pa.Table
     rejects: list[Reject]
+    passed: int = 0
 
 
 class Codec(Protocol):

@@ -43,6 +43,11 @@ class CloudEvents:
 
     data: Schema
 
+    @property
+    def envelope(self) -> tuple[str, ...]:
+        """The columns that are not the data's."""
+        return (*(f"ce_{a.name}" for a in ATTRIBUTES), KEY)
+
 
 @on_users_line
 def cloudevents(data: Mapping[str, str] | str | Path) -> Schema:
@@ -94,6 +99,7 @@ class CloudEventsCodec:
         place[taken] = np.arange(len(taken))
         at = pa.array(place, mask=place < 0)
         columns |= {name: data.table[name].take(at) for name in data.table.column_names if name != SEQ}
+        columns |= {name: table[name] for name in self._schema.names() if name not in columns}
         kinds = self._schema.arrow_schema()
         rows = pa.table([columns[f.name] for f in kinds], schema=kinds).append_column(SEQ, table[SEQ])
         if not wrong:

@@ -42,7 +42,7 @@ class MendingCodec:
         rejects = [*chunk.rejects, *decoded.rejects]
         found = [seq for partition, seq in self._mends if partition == chunk.partition and chunk.seq <= seq < chunk.end]
         if not found:
-            return Decoded(decoded.table, rejects)
+            return Decoded(decoded.table, rejects, decoded.passed)
         here = pc.is_in(decoded.table[SEQ], pa.array(found, pa.int64()))
         tables = [decoded.table.filter(pc.invert(here))]
         known = set(decoded.table[SEQ].filter(here).to_pylist()) | {r.seq for r in rejects}
@@ -53,7 +53,7 @@ class MendingCodec:
             tables.append(alone.table)
             rejects += [replace(r, seq=seq, place=mended.place, raw=mended.raw) for r in alone.rejects]
         table = pa.concat_tables(tables)
-        return Decoded(table.take(pa.array(np.argsort(table[SEQ].to_numpy(), kind="stable"))), rejects)
+        return Decoded(table.take(pa.array(np.argsort(table[SEQ].to_numpy(), kind="stable"))), rejects, decoded.passed)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         others = [seq for seq in seqs if (chunk.partition, seq) not in self._mends]

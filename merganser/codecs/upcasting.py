@@ -85,7 +85,7 @@ class UpcastingCodec:
             table = table.filter(pa.array(good))
         seqs = sorted(refused)
         rejects = [Reject(seq, at, raw, *refused[seq]) for seq, (at, raw) in zip(seqs, self._codec.locate(chunk, seqs))]
-        return Decoded(table, sorted([*decoded.rejects, *rejects], key=lambda r: r.seq))
+        return Decoded(table, sorted([*decoded.rejects, *rejects], key=lambda r: r.seq), decoded.passed)
 
     def _applied(self, step: Upcaster, table: pa.Table, refused: dict[int, tuple[str, str]]) -> pa.Table:
         """Rows of one version as those of the next; a batch that fails is halved down to the rows that do."""

@@ -83,7 +83,7 @@ class Preparer:
         decoded = self._codec.decode(chunk)
         faults.point("decode.after")
         table, rejects = decoded.table, list(decoded.rejects)
-        assert len(table) + len(rejects) == chunk.records, "a codec accounts for every record"
+        assert len(table) + len(rejects) + decoded.passed == chunk.records, "a codec accounts for every record"
         times = event_times(self._source, table)
         bad = bad_times(self._source, chunk, table, times, first=self._first)
         self._first = False

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import duckdb
 
 from merganser import faults
+from merganser.codecs.debezium import OP, Debezium
 from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows
 from merganser.plan import Latest
 from merganser.sql import quote
@@ -22,7 +23,7 @@ def identity(node: Latest) -> set[str | None]:
     """The columns of event time, id, key and what comes with a message, as far as there are: a tombstone has them too."""
     assert node.input is not None
     source = node.source
-    return {*(node.input.declared(role) for role in ("id", "key", "time")), *source.connector.metadata(source.schema)}
+    return {*(node.input.declared(role) for role in ("id", "key", "time")), *source.around}
 
 
 class LatestStep:
@@ -35,6 +36,8 @@ class LatestStep:
         self.keys = [quote(name) for name in node.by]
         payload = [quote(n) for n in node.columns if n not in {*node.by, *identity(node)}]
         self.deleted = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
+        if isinstance(node.source.schema.written, Debezium) and OP in node.columns:
+            self.deleted = node.source.schema.written.deleted  # a row may be NULL in all but its key
 
     @property
     def tables(self) -> list[str]:

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merganser.clock import show_duration
-from merganser.codecs import Codec
-from merganser.codecs.cloudevents import ENVELOPE, CloudEvents, CloudEventsCodec
+from merganser.codecs import Codec, cloudevents, debezium
+from merganser.codecs.cloudevents import CloudEvents, CloudEventsCodec
+from merganser.codecs.debezium import Debezium, DebeziumCodec
 from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
 from merganser.errors import FlowError, on_users_line
 from merganser.plan.text import code
-from merganser.schema import Schema
+from merganser.schema import Column, Schema
 from merganser.sources import Connector
 from merganser.sql import binder
 
@@ -85,12 +86,28 @@ class Source:
         time = None if self.time_unit else self.time
         schema = widened(self.schema, self.upcasters) if self.upcasters else self.schema
         if isinstance(schema.written, CloudEvents):
-            codec: Codec = CloudEventsCodec(self.connector.codec(ENVELOPE, None), schema)
+            codec: Codec = CloudEventsCodec(self.connector.codec(self._enveloped(cloudevents.ENVELOPE, schema), None), schema)
+        elif isinstance(schema.written, Debezium):
+            envelopes = self.connector.codec(self._enveloped(debezium.ENVELOPE, schema), None)
+            codec = DebeziumCodec(envelopes, schema, timed=self.time in self.connector.metadata(schema))
         else:
             codec = self.connector.codec(schema, time)
         if not self.upcasters or self.version is None:
             return codec
         return UpcastingCodec(codec, self.schema, self.version, self.upcasters)
+
+    def _enveloped(self, envelope: Schema, schema: Schema) -> Schema:
+        """The schema of an envelope, with the columns that come with a message."""
+        kinds = self.connector.metadata(schema)  # those that are not declared are for the codec alone
+        more = [schema[name] if name in schema else Column(name, "BLOB") for name in kinds]
+        return replace(envelope, columns=(*envelope.columns, *more))
+
+    @property
+    def around(self) -> frozenset[str]:
+        """The columns that come with an event and are not what it says: of its message, of its envelope."""
+        written = self.schema.written
+        envelope = written.envelope if isinstance(written, (CloudEvents, Debezium)) else ()
+        return frozenset((*self.connector.metadata(self.schema), *envelope))
 
     def signature(self) -> str:
         """What results depend on: not where the files lie, nor what is done with bad records."""

@@ -12,6 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from merganser.clock import MIN_TIME
+from merganser.codecs.debezium import OP, Debezium
 from merganser.plan import (
     ID,
     KEY,
@@ -374,9 +375,11 @@ def _sagas(batch: Batch, node: Process) -> tuple[str, str]:
 def _latest(batch: Batch, node: Latest) -> str:
     before = node.input
     assert before is not None
-    given = {before.declared(role) for role in ("id", "key", "time")} | {*node.source.connector.metadata(node.source.schema)}
+    given = {before.declared(role) for role in ("id", "key", "time")} | {*node.source.around}
     payload = [quote(n) for n in node.columns if n not in {*node.by, *given}]
     gone = " AND ".join(f"{c} IS NULL" for c in payload) or "false"
+    if isinstance(node.source.schema.written, Debezium) and OP in node.columns:
+        gone = f"{OP} IS NULL OR {OP} NOT IN ('c', 'u', 'r')"
     keys, columns = ", ".join(quote(c) for c in node.by), ", ".join(quote(c) for c in node.columns)
     order = "_time DESC, _part DESC, _seq DESC" + (f", {columns}" if node.ambiguous else "")
     return (
