@@ -15,6 +15,7 @@ from merganser.codecs.binary import Delimited
 from merganser.codecs.csv import CsvPayload
 from merganser.codecs.json import JsonCodec, Lines
 from merganser.codecs.messages import Messages
+from merganser.codecs.stored_events import StoredEvents
 from merganser.schema import Schema
 
 
@@ -73,8 +74,8 @@ class MendingCodec:
 
 
 def _payload(
-    payload: Lines | CsvPayload | Delimited | Blocks | Messages, seq: int, raw: bytes
-) -> Lines | CsvPayload | Delimited | Blocks | Messages:
+    payload: Lines | CsvPayload | Delimited | Blocks | Messages | StoredEvents, seq: int, raw: bytes
+) -> Lines | CsvPayload | Delimited | Blocks | Messages | StoredEvents:
     """A payload of one record, of the kind that it stood in."""
     if isinstance(payload, Lines):
         return Lines.of(raw.replace(b"\n", b" ") + b"\n")

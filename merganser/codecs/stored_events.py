@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -46,30 +47,39 @@ OPENING = re.compile(r'\{\s*"_type_"\s*:\s*"([^"\\]*)"\s*,\s*"_data_"\s*:\s*')
 
 
 @dataclass(frozen=True, slots=True)
-class StoredEvents(Messages):
-    """Some events in the order of their notification ids. ``values``: their states, as JSON; ``offsets``: ids less one."""
+class StoredEvents:
+    """Some events in the order of their notification ids: arrays of one length.
 
-    originators: pa.StringArray = field(default_factory=lambda: pa.array([], pa.string()))
-    versions: npt.NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
-    topics: pa.StringArray = field(default_factory=lambda: pa.array([], pa.string()))
+    ``values``: their states, as JSON (binary); ``offsets``: their ordinals; ``originators``, ``topics``: strings.
+    """
+
+    values: pa.BinaryArray
+    offsets: npt.NDArray[np.int64]
+    originators: pa.StringArray
+    versions: npt.NDArray[np.int64]
+    topics: pa.StringArray
 
     @staticmethod
-    def of(rows: list[tuple[int, str, int, str, bytes]]) -> StoredEvents:
+    def of(rows: Sequence[tuple[int, str, int, str, bytes]]) -> StoredEvents:
         """Of tuples of notification id, originator, version, topic and state."""
         ids, originators, versions, topics, states = zip(*rows) if rows else ((), (), (), (), ())
-        offsets = np.array(ids, np.int64) + NOT_ID
         return StoredEvents(
-            pa.array(states, pa.binary()), offsets, np.full(len(rows), -1), base=NOT_ID,
-            originators=pa.array(originators, pa.string()), versions=np.array(versions, np.int64),
-            topics=pa.array(topics, pa.string()),
+            pa.array(states, pa.binary()), np.array(ids, np.int64) + NOT_ID, pa.array(originators, pa.string()),
+            np.array(versions, np.int64), pa.array(topics, pa.string()),
         )  # fmt: skip
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __getitem__(self, i: int) -> bytes:
+        """An event's state."""
+        return self.values[i].as_py() or b""
 
     def take(self, rows: npt.NDArray[np.int64]) -> StoredEvents:
         at = pa.array(rows, pa.int64())
         return StoredEvents(
-            self.values.take(at), self.offsets[rows], self.timestamps[rows], base=self.base,
-            originators=self.originators.take(at), versions=self.versions[rows], topics=self.topics.take(at),
-        )  # fmt: skip
+            self.values.take(at), self.offsets[rows], self.originators.take(at), self.versions[rows], self.topics.take(at)
+        )
 
 
 def event_types(topics: pa.StringArray) -> pa.StringArray:
@@ -88,7 +98,7 @@ class StoredEventsCodec:
 
     def decode(self, chunk: Chunk) -> Decoded:
         events: StoredEvents = chunk.payload
-        plain = Messages(unwrapped(events.values), events.offsets, events.timestamps, base=events.base)
+        plain = Messages(unwrapped(events.values), events.offsets, np.full(len(events), -1), base=NOT_ID)
         decoded = self._states.decode(replace(chunk, payload=plain))
         table = decoded.table
         at = np.searchsorted(events.offsets, table[SEQ].to_numpy())
@@ -105,7 +115,7 @@ class StoredEventsCodec:
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         events: StoredEvents = chunk.payload
         rows = np.searchsorted(events.offsets, seqs).tolist()
-        return [(events.place(chunk, i, seq), events[i]) for i, seq in zip(rows, seqs)]
+        return [(Place(chunk.place.file, None, seq - NOT_ID), events[i]) for i, seq in zip(rows, seqs)]
 
 
 def _named(reject: Reject, topic: str) -> Reject:
@@ -114,7 +124,7 @@ def _named(reject: Reject, topic: str) -> Reject:
 
 def _beside(events: StoredEvents, name: str) -> pa.Array:
     if name == "notification_id":
-        return pa.array(events.offsets - events.base)
+        return pa.array(events.offsets - NOT_ID)
     if name == "originator_version":
         return pa.array(events.versions)
     if name == "originator_id":  # SQLite has UUIDs without their dashes

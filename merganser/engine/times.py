@@ -74,8 +74,7 @@ def bad_times(source: Source, chunk: Chunk, table: pa.Table, found: Times, *, fi
         return {}
     bad: Bad = {}
     name = source.time
-    stamped = isinstance(chunk.payload, Messages) and chunk.payload.timestamps.max(initial=-1) >= 0
-    what = "the record's timestamp" if stamped else "the clock"
+    what = "the record's timestamp" if isinstance(chunk.payload, Messages) else "the clock"
     for row in np.flatnonzero((found < YEAR_ONE) | (found > limits)).tolist():
         moment = int(found[row])
         if moment == MIN_TIME:
