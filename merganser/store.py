@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS merganser.dead_letters (
     reason VARCHAR, detail VARCHAR, raw BLOB, epoch BIGINT, fixed BLOB, attempts INTEGER, status VARCHAR);
 CREATE TABLE IF NOT EXISTS merganser.mended (
     source VARCHAR, partition VARCHAR, seq BIGINT, raw BLOB, file VARCHAR, byte BIGINT, line BIGINT, since INTEGER);
+CREATE TABLE IF NOT EXISTS merganser.gained (cohort INTEGER, source VARCHAR, name VARCHAR, partition VARCHAR, seq BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.late (
     cohort INTEGER, view VARCHAR, source VARCHAR, partition VARCHAR, seq BIGINT, event_time TIMESTAMP,
     watermark TIMESTAMP, row JSON, epoch BIGINT);
@@ -174,6 +175,7 @@ class Store:
             )
         if not read_only:
             with self.transaction():
+                self.con.execute(CATALOG)  # what came to be since it was written
                 self._set_meta("merganser", version("merganser"))
                 self._set_meta("duckdb", duckdb.__version__)
 
@@ -268,6 +270,11 @@ class Store:
             self.con.execute("DELETE FROM merganser.mended WHERE source = ? AND partition = ? AND seq = ?", key)
             values = [*key, m.raw, m.place.file, m.place.byte, m.place.line, since]
             self.con.execute("INSERT INTO merganser.mended VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def gained(self, source: str, cohort: int) -> list[tuple[str, str, int]]:
+        """Columns that a source gained while a cohort had read it in part: name, partition, the ordinal below which it is NULL."""
+        sql = "SELECT name, partition, seq FROM merganser.gained WHERE cohort = ? AND source = ?"
+        return [(str(name), str(partition), int(seq)) for name, partition, seq in self.rows(sql, [cohort, source])]
 
     def next_epoch(self) -> int:
         return int(self.value("SELECT coalesce(max(epoch), 0) + 1 FROM merganser.commits"))

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from merganser.dead_letters import Letter
+from merganser.engine import gained
 from merganser.engine.cohort import Cohort
 from merganser.errors import FlowError, PlanChangedError, UsageError
 from merganser.flow import Flow
@@ -46,10 +47,11 @@ def open_cohorts(store: Store, flows: Sequence[Flow]) -> tuple[list[Cohort], lis
     stored = {s.name: s for s in stored_views(store) if s.status != BUILDING}
     notes: list[str] = []
     changed = [v for f in flows for v in f.ends if v.name in stored and not _unchanged(stored[v.name], v)]
-    if changed:
+    if any(stored[v.name].status == DETACHED or not gained.gains(stored[v.name].signature, v) for v in changed):
         raise PlanChangedError(_difference(store, stored, changed), where=changed[0].where)
     cohorts: list[Cohort] = []
     with store.transaction():
+        notes += _widen(store, flows, stored, changed)
         for flow in flows:
             groups: dict[int, list[Materialize]] = {}
             fresh: list[Materialize] = []
@@ -68,6 +70,28 @@ def open_cohorts(store: Store, flows: Sequence[Flow]) -> tuple[list[Cohort], lis
             notes += _detach(store, flow, stored)
             _save_flow(store, flow)
     return cohorts, notes
+
+
+def _widen(store: Store, flows: Sequence[Flow], stored: dict[str, Stored], changed: Sequence[Materialize]) -> list[str]:
+    """Give views whose sources gained columns these columns."""
+    notes = []
+    for number in sorted({stored[v.name].cohort or 0 for v in changed}):
+        views = [v for f in flows for v in f.ends if v.name in stored and stored[v.name].cohort == number]
+        found = {line: gain for v in views for line, gain in (gained.gains(stored[v.name].signature, v) or {}).items()}
+        others = {s.name for s in stored.values() if s.cohort == number} - {v.name for v in views}
+        if others or not gained.widen(store, number, views, found):
+            raise PlanChangedError(_difference(store, stored, changed), where=changed[0].where)
+        for view in views:
+            store.con.execute(
+                "UPDATE merganser.views SET signature = ? WHERE view = ? AND cohort = ?",
+                [json.dumps(signature(view)), view.name, number],
+            )
+        columns = ", ".join(sorted({name for _, names in found.values() for name in names}))
+        kept = [v for v in views if not isinstance(v, Write)]
+        notes.append(f"new: {columns}; NULL in what {_list(kept or views)} had before" + (
+            f" (merganser rebuild {' '.join(v.name for v in kept)} fills it from the log)" if kept else ""
+        ))  # fmt: skip
+    return notes
 
 
 def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> tuple[list[Cohort], bool]:
@@ -297,7 +321,7 @@ def _forget(store: Store, number: int, names: Sequence[str]) -> None:
         con.execute(f"DROP TABLE {table}")
     con.execute(f"DELETE FROM {STATE}.tables WHERE cohort = $1 AND list_contains($2, view)", mine)
     if not store.value("SELECT count(*) FROM merganser.views WHERE cohort = ?", [number]):
-        for table in ("merganser.positions", f"{STATE}.watermarks", "merganser.dead_letters"):
+        for table in ("merganser.positions", f"{STATE}.watermarks", "merganser.dead_letters", "merganser.gained"):
             con.execute(f"DELETE FROM {table} WHERE cohort = ?", [number])
 
 

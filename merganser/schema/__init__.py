@@ -40,6 +40,9 @@ class Column:
     required: bool = False
     optional: bool = field(default=False, compare=False)
 
+    def describe(self) -> str:
+        return f"{self.name} {self.type}{' NOT NULL' if self.required else ''}"
+
 
 @dataclass(frozen=True, slots=True)
 class Schema:
@@ -73,7 +76,7 @@ class Schema:
 
     def describe(self) -> str:
         """The schema on one line, in SQL: ``id VARCHAR NOT NULL, amount DECIMAL(18,2)``."""
-        return ", ".join(f"{c.name} {c.type}{' NOT NULL' if c.required else ''}" for c in self.columns)
+        return ", ".join(column.describe() for column in self.columns)
 
     def arrow_schema(self) -> pa.Schema:
         """The Arrow types that DuckDB gives these columns."""

@@ -94,6 +94,8 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
             )
         at[chunk.partition] = chunk.end
     reader.close()
+    for column, partition, seq in store.gained(source.name, cohort):
+        con.execute(f"UPDATE read SET {quote(column)} = NULL WHERE _part = $1 AND _seq < $2", [partition, seq])
     moment = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
     if source.time is not None and source.time_unit is not None:
         moment = f"round({quote(source.time)} * {TIME_UNITS[source.time_unit]})::BIGINT"
