@@ -18,8 +18,8 @@ from merganser import display, engine
 from merganser.errors import FlowError, StoreError, UsageError, WaitTimeoutError
 from merganser.flow import Flow, Stream
 from merganser.plan import Materialize, Node, ordered
+from merganser.query.caps import Limits
 from merganser.query.connection import Connection, Result, answered
-from merganser.query.reading import Limits
 from merganser.query.server import Address
 from merganser.sources.rows import first
 from merganser.store import Store

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
 from functools import cache
 
 import duckdb
@@ -16,6 +19,12 @@ CONFIG: dict[str, str | bool | int | float | list[str]] = {
 REFUSED = (duckdb.Error, UnicodeDecodeError)
 """What a query raises for a value it cannot take. DuckDB's message may cut the value in the middle of a character, which
 Python then cannot decode."""
+
+
+def lower_priority(niceness: int, thread: int | None = None) -> None:
+    """Let others go before this thread, or another of this process (Linux only). It cannot be taken back."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, thread or threading.get_native_id(), niceness)
 
 
 @cache

@@ -10,6 +10,7 @@ import re
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,11 +25,14 @@ from merganser.clock import MIN_TIME
 from merganser.codecs import Place
 from merganser.codecs.mending import Mended
 from merganser.errors import StoreError, StoreInUseError, UsageError
-from merganser.scratch import CONFIG
+from merganser.scratch import CONFIG, lower_priority
 from merganser.sql import literal
 
 FORMAT = 1
 """Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
+
+HELPERS = 5
+"""The niceness of DuckDB's threads where others than the flow have work for them, too."""
 
 PATIENCE = 2.0
 """Seconds to wait for a file that another process has open: queries open it for as long as they take."""
@@ -114,7 +118,10 @@ class Books:
 class Store:
     """The opened file. Used by one thread at a time."""
 
-    def __init__(self, path: str | Path, *, read_only: bool = False, memory_limit: str | None = None) -> None:
+    def __init__(
+        self, path: str | Path, *, read_only: bool = False, shared: bool = False, memory_limit: str | None = None
+    ) -> None:
+        """``shared``: others will query this instance, so that what DuckDB does in threads of its own must not take all."""
         self.path = path if str(path) == ":memory:" else Path(path)
         self.fresh = not isinstance(self.path, Path) or not self.path.exists()
         if read_only and self.fresh:
@@ -126,7 +133,7 @@ class Store:
             config["memory_limit"] = memory_limit
         if isinstance(self.path, Path):
             config["temp_directory"] = f"{self.path}.tmp"
-        self.con = duckdb.connect(config=config)
+        self.con = _instance_for_many(config) if shared else duckdb.connect(config=config)
         try:
             self._attach(read_only)
         except BaseException:
@@ -281,6 +288,15 @@ class Store:
 
     def next_cohort(self) -> int:
         return int(self.value("SELECT coalesce(max(cohort), 0) + 1 FROM merganser.views"))
+
+
+def _instance_for_many(config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
+    """An instance whose threads work for each statement in turn, at a lower priority than those that execute one (Linux).
+
+    A thread has the priority of the one that starts it, so that is one of a lower priority.
+    """
+    with ThreadPoolExecutor(1, "merganser-store", initializer=lower_priority, initargs=(HELPERS,)) as starter:
+        return starter.submit(duckdb.connect, config={**config, "scheduler_process_partial": True}).result()
 
 
 def _cannot_open(path: Path | str, error: duckdb.Error) -> StoreError | UsageError:

@@ -30,8 +30,8 @@ from merganser.display import shown
 from merganser.errors import UsageError
 from merganser.flow import Flow
 from merganser.plan import Source
+from merganser.query.caps import Limits
 from merganser.query.connection import Result, answered
-from merganser.query.reading import Limits
 from merganser.sources.memory import Memory, memory
 from merganser.sql import quote
 from merganser.store import Store

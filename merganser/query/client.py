@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from merganser.errors import MerganserError, QueryError, StoreError
-from merganser.query.reading import IN_MEMORY, Answer, Limits
+from merganser.query.caps import Limits
+from merganser.query.reading import IN_MEMORY, Answer
 from merganser.query.sidecar import Holder
 from merganser.query.status import Status
 

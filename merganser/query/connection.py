@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import threading
 import time
 import warnings
@@ -18,9 +19,10 @@ import pyarrow as pa
 from merganser import display
 from merganser.errors import QueryError, StoreError, StoreInUseError, UsageError, WaitTimeoutError
 from merganser.query import sidecar
+from merganser.query.caps import MAX_BYTES, MAX_ROWS, SECONDS, Limits
 from merganser.query.client import GoneError, Remote
 from merganser.query.past import Past
-from merganser.query.reading import MAX_BYTES, MAX_ROWS, SECONDS, Answer, Limits, Query
+from merganser.query.reading import IN_MEMORY, Answer, Query
 from merganser.query.sidecar import Holder
 from merganser.query.status import Status
 from merganser.query.status import status as status_of
@@ -94,11 +96,17 @@ class Connection:
 
     def views(self) -> Result:
         """The views that there are: name, flow, state, columns."""
-        return self.sql(
-            "SELECT view, flow, status AS state, (SELECT list(column_name || ' ' || data_type ORDER BY column_index)"
-            " FROM duckdb_columns() c WHERE c.database_name = 'store' AND c.schema_name = 'main' AND c.table_name = view)"
-            " AS columns FROM merganser.views WHERE status <> 'building' ORDER BY view"
-        )
+        views, columns = self.read([
+            "SELECT view, flow, status AS state FROM merganser.views WHERE status <> 'building' ORDER BY view",
+            "SELECT table_name, column_name || ' ' || data_type FROM duckdb_columns()"
+            " WHERE database_name = 'store' AND schema_name = 'main' ORDER BY table_name, column_index",
+        ])  # fmt: skip
+        of: dict[str, list[str]] = {}
+        for view, column in columns.fetchall():
+            of.setdefault(view, []).append(column)
+        found = views.arrow()
+        described = [of.get(view, []) for view in found["view"].to_pylist()]
+        return _made(found.append_column("columns", pa.array(described, pa.list_(pa.string()))), views.epoch)
 
     def history(self, view: str, key: Any) -> Result:
         """What happened to a key of a fold with ``history=True``: its events in order, each with the ``state`` after it.
@@ -358,6 +366,13 @@ def _results(answer: Answer) -> list[Result]:
         results.append(Result(data, at, answer.epoch, rows, cut))
         at += nbytes
     return results
+
+
+def _made(table: pa.Table, epoch: int) -> Result:
+    data = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 # closed when the result is forgotten
+    with pa.ipc.new_stream(data, table.schema) as writer:
+        writer.write_table(table)
+    return Result(_Shared(data), 0, epoch, len(table), None)
 
 
 def _before(seq: int, text: str, wanted: Any) -> bool:

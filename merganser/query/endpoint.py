@@ -21,10 +21,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from merganser.errors import QueryError
+from merganser.query.caps import LONGEST, SECONDS, Limits
 from merganser.query.formats import TEXTS
 from merganser.query.metrics import CONTENT_TYPE
 from merganser.query.metrics import metrics as exposition
-from merganser.query.reading import IN_MEMORY, LONGEST, SECONDS, Answer, Limits, Query, StoppingError
+from merganser.query.reading import IN_MEMORY, Answer, Query, StoppingError
 
 if TYPE_CHECKING:
     from merganser.query.server import Server

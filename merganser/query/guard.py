@@ -17,7 +17,7 @@ import duckdb
 
 from merganser.errors import QueryError
 from merganser.scratch import scratch
-from merganser.sql import QUERIES, ROWS, SCHEMAS
+from merganser.sql import QUERIES, ROWS
 
 MAX_TEXT = 100_000
 """Characters of a query; the parser recurses, so a longer one could exhaust the stack."""
@@ -31,28 +31,14 @@ TABLES = ROWS | {
 REFUSED = frozenset(("nextval", "setval", "setseed", "write_log", "sleep_ms", "to_aggregate_state", "current_setting"))
 """Scalar functions that change something, wait, take raw state, or tell about the machine; and all ``__internal_…``."""
 
-REPEATERS: dict[str, tuple[int, ...]] = {
-    "repeat": (1,), "lpad": (1,), "rpad": (1,), "list_resize": (1,), "array_resize": (1,),
-    "range": (0, 1, 2), "generate_series": (0, 1, 2),
-}  # fmt: skip
-"""Functions whose result is as long as some argument says, and which. DuckDB does not count the memory of one value against
-its limit (measured: ``repeat('x', 1000000000)`` takes gigabytes under a limit of one)."""
-
-LONGEST = 100_000
-"""What the lengths in a query may multiply to. 2,048 rows are computed at a time: some hundred MB at most."""
-
-WIDTH = re.compile(r"\d{5,}")
-"""Five digits in a format string: a width of ten thousand or more."""
-
-
-def check(sql: str) -> None:
-    """Raise QueryError for anything that is not allowed."""
+def check(sql: str) -> list[dict[str, Any]]:
+    """The nodes of a query's parse tree, without calls behind FROM. Raises QueryError for anything that is not allowed."""
     if len(sql) > MAX_TEXT:
         raise QueryError(f"the query has {len(sql):,} characters; {MAX_TEXT:,} are allowed")
-    tree = _parsed(sql)
-    tables = [node["function"] for node in _nodes(tree) if node.get("type") == "TABLE_FUNCTION"]
-    length = 1
-    for node in _nodes(tree):
+    nodes = list(_nodes(_parsed(sql)))
+    tables = {id(node["function"]) for node in nodes if node.get("type") == "TABLE_FUNCTION"}
+    nodes = [node for node in nodes if id(node) not in tables]
+    for node in nodes:
         kind = node.get("type") or ""
         if kind.endswith("_NODE") and kind not in QUERIES:
             raise QueryError(f"a query is one SELECT and only reads; this one has {_word(kind)} in it")
@@ -60,12 +46,11 @@ def check(sql: str) -> None:
             _check_table(node)
         elif kind == "TABLE_FUNCTION":
             _check_table_function(node["function"])
-        elif node.get("class") == "FUNCTION" and not any(node is table for table in tables):
-            length *= _check_function(node)
-        elif kind == "OPERATOR_CAST" and "AGGREGATE_STATE" in json.dumps(node.get("cast_type")).upper():
+        elif node.get("class") == "FUNCTION":
+            _check_function(node["function_name"].lower())
+        elif node.get("class") == "TYPE" and "AGGREGATE_STATE" in node["type_name"].upper():
             raise QueryError("a query cannot make aggregate states; query the views, which finish them")
-        if length > LONGEST:
-            raise QueryError(f"the values that this query makes are longer than {LONGEST:,}; use range() behind FROM")
+    return nodes
 
 
 def _parsed(sql: str) -> Any:
@@ -115,28 +100,9 @@ def _check_table_function(call: dict[str, Any]) -> None:
         raise QueryError(f"{name or 'this'}() cannot be queried here; of table functions there are: {', '.join(sorted(TABLES))}")
 
 
-def _check_function(node: dict[str, Any]) -> int:
-    """How long its result can be, if it repeats something; 1 for others."""
-    name = node["function_name"].lower()
+def _check_function(name: str) -> None:
     if name in REFUSED or name.startswith("__internal"):
         raise QueryError(f"{name}() cannot be called in a query")
-    arguments = [argument["expression"] for argument in node["arguments"]]
-    if name in ("format", "printf") and WIDTH.search(_constant(arguments[0], "STRING", "9" * 5) if arguments else ""):
-        raise QueryError(f"{name}() needs a constant format here, and no width of five digits")
-    if name not in REPEATERS:
-        return 1
-    method = bool(node["schema"]) and node["schema"].lower() not in SCHEMAS  # column.repeat(3): the first argument is before it
-    at = [i - method for i in REPEATERS[name]]
-    texts = [_constant(arguments[i], "INTEGER", "") for i in at if 0 <= i < len(arguments)]
-    if not all(re.fullmatch(r"-?\d+", text) for text in texts):
-        raise QueryError(f"{name}() needs whole numbers here, not expressions; as a table, behind FROM, range() takes any")
-    return max((abs(int(text)) for text in texts), default=1) or 1
-
-
-def _constant(node: dict[str, Any], kind: str, otherwise: str) -> str:
-    """The text of a literal of a kind; ``otherwise`` for any other expression."""
-    found = node.get("literal") or {}
-    return str(found["text"]) if found.get("kind") == kind else otherwise
 
 
 def _word(kind: str) -> str:

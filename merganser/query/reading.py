@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import sys
 import tempfile
 import threading
@@ -22,30 +23,14 @@ import duckdb
 import pyarrow as pa
 
 from merganser.errors import QueryError
+from merganser.query.apart import Apart
+from merganser.query.caps import BATCH_ROWS, Limits, write
+from merganser.query.growth import grows
 from merganser.query.guard import check
-
-BATCH_ROWS = 16_384
-"""Rows of a batch of an answer: small, since nothing is known of how wide they are."""
+from merganser.scratch import lower_priority
 
 IN_MEMORY = 4 << 20
 """Bytes of an answer that stay in memory; what is larger goes to a temporary file without a name."""
-
-
-MAX_ROWS, MAX_BYTES = 10_000_000, 1 << 30
-"""Where answers are cut unless other limits are asked for."""
-
-
-SECONDS, LONGEST = 60.0, 3600.0
-"""After how long a query is stopped unless another time is asked for, and the longest that can be asked of a flow."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """When an answer is cut (rows, bytes of Arrow data) and a query is stopped (seconds); None: never cut."""
-
-    rows: int | None = MAX_ROWS
-    bytes: int | None = MAX_BYTES
-    seconds: float = SECONDS
 
 
 @dataclass(slots=True)
@@ -63,6 +48,9 @@ class Answer:
     cut: list[str | None] = field(default_factory=list)
 
 
+LONG, NICE = 0.25, 15
+"""After so many seconds a query is a long one, and its thread gets this niceness (Linux): a thirtieth of a processor in demand."""
+
 STOPPING = "the flow is stopping"
 
 
@@ -71,17 +59,19 @@ class StoppingError(QueryError):
 
 
 class Warden:
-    """Interrupts queries that run for too long, whose client is gone, or that take too much memory. Has one thread."""
+    """Interrupts queries that run for too long, whose client is gone, or that take too much memory or disk. Has one thread."""
 
     EVERY = 0.05
 
-    def __init__(self) -> None:
+    def __init__(self, spill: Path) -> None:
+        """``spill``: the folder where DuckDB puts what has no room in memory."""
         self._running: dict[Query, float] = {}
         """By query: the memory of this process when it began."""
         self._lock = threading.Lock()
         self._news = threading.Event()
         self._closed = False
         self.budget = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+        self._spill, self.room = spill, shutil.disk_usage(spill.parent).free // 4
         threading.Thread(target=self._work, name="merganser-warden", daemon=True).start()
 
     @contextmanager
@@ -118,23 +108,39 @@ class Warden:
                 time.sleep(self.EVERY)
 
     def _look(self, running: dict[Query, float]) -> None:
-        now, used = time.monotonic(), memory()
+        now, used, spilt = time.monotonic(), memory(), _size(self._spill)
         for query, before in running.items():
             if now > query.deadline:
                 query.overdue()
-            elif used - before > self.budget:
+            elif query.thread and now - query.began > LONG:
+                with suppress(ProcessLookupError):  # it ended just now
+                    lower_priority(NICE, query.thread)
+                query.thread = None
+            if used - before > self.budget:
                 query.stop(f"memory grew by more than {self.budget / 1e9:.1f} GB while it ran")
+            elif spilt > self.room:
+                query.stop(f"more than {self.room / 1e9:.1f} GB had to be put on disk while it ran")
+
+
+def _size(folder: Path) -> int:
+    try:
+        return sum(file.stat().st_size for file in folder.iterdir())
+    except OSError:  # it is made when it is needed, and files in it come and go
+        return 0
 
 
 class Query:
     """Some statements that are answered together, from one snapshot."""
 
     def __init__(self, statements: Sequence[str], limits: Limits) -> None:
-        for sql in statements:
-            check(sql)
-        self.statements, self.limits = statements, limits
+        self._checked = [(sql, check(sql)) for sql in statements]
+        self.limits = limits
         self.deadline = time.monotonic() + limits.seconds
+        self.began = 0.0
+        self.thread: int | None = None
+        """That runs it, as the system numbers threads."""
         self._con: duckdb.DuckDBPyConnection | None = None
+        self._apart: Apart | None = None
         self._stopped: str | None = None
 
     def stop(self, why: str) -> None:
@@ -142,13 +148,19 @@ class Query:
         self._stopped = self._stopped or why
         if self._con is not None:
             self._con.interrupt()
+        if self._apart is not None:
+            self._apart.stop()
 
     def overdue(self) -> None:
         self.stop(f"it ran for more than {self.limits.seconds:g} seconds")
 
-    def run(self, instance: duckdb.DuckDBPyConnection) -> Answer:
-        """The answer, on a cursor of its own. Raises QueryError."""
-        if time.monotonic() > self.deadline:
+    def run(self, instance: duckdb.DuckDBPyConnection, *, shared: bool = False) -> Answer:
+        """The answer, on a cursor of its own. Raises QueryError.
+
+        ``shared``: others work in this process, so that what may need any amount of memory must not run in it.
+        """
+        self.began, self.thread = time.monotonic(), threading.get_native_id() if shared else None
+        if self.began > self.deadline:
             self._stopped = "there was no turn for it in time: too many others are running"
         data: IO[bytes] = tempfile.SpooledTemporaryFile(IN_MEMORY)  # noqa: SIM115 # closed by whoever reads the answer
         with instance.cursor() as con:
@@ -159,8 +171,18 @@ class Query:
                     raise duckdb.InterruptException
                 last = "SELECT coalesce(max(epoch), 0) FROM merganser.commits"
                 answer = Answer(data, int(con.execute(last).fetchall()[0][0]))
-                for sql in self.statements:
-                    self._answer(con, sql, answer)
+                for sql, nodes in self._checked:
+                    what = grows(nodes) if shared else None
+                    at = data.tell()
+                    if what is None:
+                        rows, cut = self._here(con, sql, data)
+                    else:
+                        self._apart = Apart(sql, nodes, what)
+                        rows, cut = self._apart.run(con, self.limits, data)
+                        self._apart = None
+                    answer.rows.append(rows)
+                    answer.bytes.append(data.tell() - at)
+                    answer.cut.append(cut)
             except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 data.close()
                 raise self._explained(error) from None
@@ -168,39 +190,21 @@ class Query:
                 data.close()
                 raise
             finally:
-                self._con = None
+                self._con = self.thread = None
                 with suppress(duckdb.Error):
                     con.execute("ROLLBACK")
         data.seek(0)
         return answer
 
-    def _answer(self, con: duckdb.DuckDBPyConnection, sql: str, answer: Answer) -> None:
-        rows = nbytes = 0
-        cut = None
-        at = answer.data.tell()
+    def _here(self, con: duckdb.DuckDBPyConnection, sql: str, out: IO[bytes]) -> tuple[int, str | None]:
         relation = con.sql(sql)
         if relation is None:
             raise QueryError("a query is one SELECT and only reads")
-        reader = relation.to_arrow_reader(BATCH_ROWS)
-        with pa.ipc.new_stream(answer.data, reader.schema) as writer:
-            for batch in reader:
-                if self._stopped:
-                    raise duckdb.InterruptException
-                if self.limits.rows is not None and rows + len(batch) > self.limits.rows:
-                    cut = f"cut at {self.limits.rows:,} rows"
-                    batch = batch.slice(0, self.limits.rows - rows)
-                nbytes += batch.nbytes
-                if self.limits.bytes is not None and nbytes > self.limits.bytes:
-                    cut = f"cut after {rows:,} rows, at {self.limits.bytes:,} bytes"
-                    break
-                writer.write_batch(batch)
-                rows += len(batch)
-                if cut:
-                    break
-        del reader, relation  # an unfinished result blocks the connection
-        answer.rows.append(rows)
-        answer.bytes.append(answer.data.tell() - at)
-        answer.cut.append(cut)
+        return write(relation.to_arrow_reader(BATCH_ROWS), self.limits, out, self._look)
+
+    def _look(self) -> None:
+        if self._stopped:
+            raise duckdb.InterruptException
 
     def _explained(self, error: BaseException) -> QueryError:
         if self._stopped == STOPPING:

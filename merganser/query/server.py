@@ -11,7 +11,6 @@ import os
 import secrets
 import select
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,9 +23,11 @@ import pyarrow as pa
 
 from merganser.errors import UsageError
 from merganser.query import sidecar
-from merganser.query.reading import Answer, Limits, Query, Warden
+from merganser.query.caps import Limits
+from merganser.query.reading import Answer, Query, Warden
 from merganser.query.sidecar import Holder
 from merganser.query.status import Live, Status, status
+from merganser.scratch import lower_priority
 
 if TYPE_CHECKING:
     from uvicorn import Server as Uvicorn
@@ -36,8 +37,8 @@ LOOPBACK = ("127.0.0.1", "localhost", "::1")
 AT_ONCE = 2
 """Queries that run at the same time; others wait for their turn."""
 
-NICE = 10
-"""How much lower the priority of threads is that answer queries (Linux)."""
+NICE = 5
+"""The niceness of a thread that answers a query (Linux): of a processor that the flow wants it gets a quarter."""
 
 TOKEN = "MERGANSER_TOKEN"
 """The environment variable with the token that is to be used instead of a new one."""
@@ -86,11 +87,12 @@ class Server:
         self._uvicorn: Uvicorn | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="merganser-server", daemon=True)
-        self.pool = ThreadPoolExecutor(AT_ONCE, "merganser-query", initializer=_yield_to_the_flow)
+        self.pool = ThreadPoolExecutor(AT_ONCE, "merganser-answer")
 
     def _bound(self) -> socket.socket:
         family = socket.AF_INET6 if ":" in self._address.host else socket.AF_INET
-        bound = socket.socket(family)
+        # With its protocol, or asyncio leaves out TCP_NODELAY, and each answer on a kept connection waits for 40 ms.
+        bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         try:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((self._address.host, self._address.port))
@@ -129,7 +131,7 @@ class Server:
 
         from merganser.query.endpoint import application
 
-        self._warden = Warden()
+        self._warden = Warden(Path(f"{self.store}.tmp"))
         config = uvicorn.Config(
             application(self), log_config=None, log_level="critical", access_log=False, lifespan="off", ws="none",
             http="h11", loop="asyncio", server_header=False, limit_concurrency=64, timeout_graceful_shutdown=1,
@@ -142,8 +144,12 @@ class Server:
 
     def run(self, query: Query) -> Answer:
         assert self._warden is not None
-        with self._warden.watching(query):
-            return query.run(self._con)
+        # In a thread of its own, since a priority can only be lowered: of a long query it is lowered further.
+        with (
+            self._warden.watching(query),
+            ThreadPoolExecutor(1, "merganser-query", initializer=lower_priority, initargs=(NICE,)) as own,
+        ):
+            return own.submit(query.run, self._con, shared=True).result()
 
     def status(self) -> Status:
         def read(statements: Sequence[str]) -> list[pa.Table]:
@@ -153,7 +159,3 @@ class Server:
 
         return status(read, str(self.store), self.live)
 
-
-def _yield_to_the_flow() -> None:
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)

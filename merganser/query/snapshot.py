@@ -11,8 +11,8 @@ import duckdb
 import pyarrow.parquet
 
 from merganser.errors import StoreInUseError
+from merganser.query.caps import LONGEST
 from merganser.query.connection import Connection, connect
-from merganser.query.reading import LONGEST
 from merganser.scratch import CONFIG
 from merganser.sql import literal, quote
 from merganser.store import Store

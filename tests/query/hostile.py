@@ -1,12 +1,13 @@
 """Statements that must change nothing, read nothing outside of the store, and stop nothing.
 
 Made from parts, so that every way in meets every disguise, and some by hand. ``refused``: no such statement may be answered
-at all. ``heavy``: may run, until a limit ends them.
+at all. ``HEAVY``: may run, until a limit ends them. ``BOMBS``: need more memory than there is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 import duckdb
 
@@ -83,18 +84,26 @@ CALLS = (
     "SELECT nextval('s')", "SELECT setval('s', 1)", "SELECT write_log('x')", "SELECT sleep_ms(100000)", "SELECT getenv('HOME')",
     "SELECT current_setting('temp_directory')", "SELECT main.current_setting('temp_directory')", "SELECT setseed(0.1)",
     "SELECT read_text('{secret}')", "SELECT to_aggregate_state({'x': 1}, 'sum', ['BIGINT'])", "SELECT __internal_barrier(1)",
-    "SELECT repeat('x', 1000000000)", "SELECT length(repeat(repeat('x', 90000), 90000))", "SELECT 'x'.repeat(1000000000)",
-    "SELECT lpad('x', 1000000000, 'y')", "SELECT rpad('x', 1000000000, 'y')", "SELECT list_resize([1], 1000000000)",
-    "SELECT range(1000000000)", "SELECT generate_series(1, 1000000000)", "SELECT printf('%1000000000d', 1)",
-    "SELECT format('{:>1000000000}', 'x')", "SELECT unnest(range(1000000000))", "SELECT repeat('x', n) FROM total",
-    "SELECT list_transform(range(90000), lambda x: range(90000))", "SELECT length(range((SELECT 1000000000)))",
-    "SELECT array_resize([1], (SELECT 1000000000))", "SELECT repeat([1], 1000000000)", "SELECT repeat('x', 0xFFFFFFFF)",
-    "SELECT repeat('x', 1e9)", "SELECT repeat('x', 1_000_000_000)", "SELECT printf(key, 1) FROM per_key",
     "FROM query('DROP VIEW per_key')", "FROM query('SELECT 1; DROP VIEW per_key')", "FROM query_table('{secret}')",
     "FROM query_table(['per_key', '{secret}'])",
     "FROM json_execute_serialized_sql(json_serialize_sql('FROM read_text(''{secret}'')'))",
     "PIVOT per_key ON key USING sum(n)", "FROM memory.x", "FROM ''", "FROM \"\"",
 )  # fmt: skip
+DOUBLED = ", ".join(f"{a} || {a} AS {b}" for a, b in pairwise("abcdefghijklmnopqrstuvwxyz"))
+BOMBS = (
+    "SELECT repeat('x', 1000000000)", "SELECT length(repeat(repeat('x', 9000), 9000)) FROM range(2048)", "SELECT range(1000000000)",
+    "SELECT lpad('x', 1000000000, 'y') FROM range(10)", "SELECT list_transform(range(90000), lambda x: range(90000))",
+    "SELECT array_resize([1], (SELECT 1000000000))", "SELECT printf('%1000000000d', 1) FROM range(4)",
+    "WITH a AS (SELECT repeat(key, 5000) AS x FROM per_key), b AS (SELECT replace(x, 'k', x) AS x FROM a)"
+    " SELECT length(replace(x, 'k', x)) FROM b",
+    f"SELECT 'xxxxxxxxxxxxxxxx' AS a, {DOUBLED} FROM per_key",
+    f"SELECT length({'hex(' * 32}key{')' * 32}) FROM per_key",
+    "WITH RECURSIVE x AS (SELECT 'a' AS a UNION ALL SELECT a || a FROM x) SELECT max(length(a)) FROM x",
+    "SELECT a || a || a || a FROM (SELECT string_agg(range::VARCHAR) AS a FROM range(1000000000) GROUP BY range % 2000)",
+    "SELECT list_reduce(list_transform(range(50), lambda x: 'xxxx'), lambda a, b: a || a)",
+    "SELECT sum(length(a)) FROM (SELECT list(range) OVER (ORDER BY range) AS a FROM range(1000000))",
+)  # fmt: skip
+"""Make values that are larger than the memory of any machine, within one step of a query."""
 HEAVY = (
     "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE a.range + b.range = -1",
     "SELECT count(*) FROM per_key a, per_key b, per_key c, range(100000) d, range(100000) e WHERE random() > 2",

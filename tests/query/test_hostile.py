@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import re
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,11 +16,17 @@ from pathlib import Path
 
 import duckdb
 import httpx2
+import pyarrow.ipc
 import pytest
 
 import merganser as mg
-from merganser.query import guard, sidecar
-from merganser.query.reading import Limits, Query
+from merganser.query import growth, guard, sidecar
+from merganser.query.caps import Limits
+from merganser.query.connection import answered
+from merganser.query.growth import grows
+from merganser.query.reading import Query, Warden, memory
+from merganser.query.snapshot import BOOKS
+from merganser.query.status import QUERIES
 from merganser.store import Store
 from tests.query import hostile
 from tests.query.running import counting, events, running
@@ -73,7 +84,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 def test_there_are_hundreds_of_them() -> None:
-    assert len(set(hostile.refused())) + len(hostile.HEAVY) >= 500
+    assert len(set(hostile.refused())) + len(hostile.HEAVY) + len(hostile.BOMBS) >= 500
 
 
 def test_each_is_refused_and_nothing_is_changed_or_told(served: Served) -> None:
@@ -172,11 +183,125 @@ def test_heavy_ones_are_stopped_or_cut_and_the_flow_goes_on(served: Served) -> N
     assert served.connection.sql("FROM total").fetchall() == [(count + 5,)]
 
 
-def test_a_query_that_takes_too_much_memory_is_stopped(unguarded: tuple[Store, Path]) -> None:
-    from merganser.query.reading import Warden
+def test_bombs_go_off_in_a_process_of_their_own(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And may take nothing of the flow's memory."""
+    monkeypatch.setattr("merganser.query.apart.MEMORY", 300 << 20)
+    count = served.connection.sql("FROM total").fetchall()[0][0]
+    before, most, done = memory(), 0, threading.Event()
 
+    def watch() -> None:
+        nonlocal most
+        while not done.wait(0.02):
+            most = max(most, memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with ThreadPoolExecutor(2) as pool:
+        asked = list(pool.map(lambda sql: served.ask(sql, timeout=3), hostile.BOMBS))
+    served.memory.feed(events(1, 200_000)[0])
+    served.connection.wait_for("now", timeout=30)
+    done.set()
+    watcher.join()
+    for sql, answer in zip(hostile.BOMBS, asked):
+        stopped = re.search("MB of memory|more than 3 seconds|maximum supported string size", answer.text)
+        assert answer.status_code == 400 and stopped, (sql[:80], answer.text[:200])
+    assert most - before < 200 << 20
+    assert served.connection.sql("FROM total").fetchall() == [(count + 1,)]
+
+
+HARMLESS = (
+    "SELECT key || '/' || n, upper(key), sum(n) OVER (ORDER BY key), n::VARCHAR, [n, 1], substr(key, 1, 1) FROM per_key",
+    "SELECT key, list(n ORDER BY n), string_agg(n::VARCHAR, ', ' ORDER BY n), max(n), median(n) FROM per_key GROUP BY 1",
+    "SELECT count(*), avg(n), quantile_cont(n, 0.5), date_trunc('hour', TIMESTAMP '2026-01-01') FROM per_key",
+    "SELECT CASE WHEN n > 1 THEN 'many' ELSE 'few' END, coalesce(n, 0), json_extract_string('{}', '$.a'), [1, 2] FROM per_key",
+    "SELECT row->>'$.key', row->'$.key', list_filter([n], lambda x: x > 1), {'a': n, 'b': 'x'} FROM per_key, merganser.late",
+    "WITH RECURSIVE t AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM t WHERE n < 10) SELECT sum(n) FROM t",
+    "FROM range(10)",
+    "SELECT 1 FROM per_key WHERE (key, n) IN (('a', 1), ('b', 2), ('c', 3), ('d', 4), ('e', 5), ('f', 6), ('g', 7))",
+    BOOKS, *QUERIES.values(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("sql", HARMLESS)
+def test_what_people_ask_runs_in_the_flow(sql: str) -> None:
+    assert grows(guard.check(sql)) is None
+
+
+def test_the_lists_of_functions_name_those_of_duckdb() -> None:
+    there = {name for (name,) in duckdb.execute("SELECT DISTINCT function_name FROM duckdb_functions()").fetchall()}
+    windows = {"row_number", "rank", "dense_rank", "percent_rank", "cume_dist", "ntile", "lag", "lead", "first_value", "last_value"}
+    parsed = {"struct_pack", "count_star", "nth_value", "->"}
+    assert there | windows | parsed >= growth.NO_LARGER | growth.JOINS | growth.COLLECTORS | growth.EXTRACTORS
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT json_extract(key, ['$', '$']) FROM per_key", "SELECT key::JSON -> ['$', '$'] FROM per_key",
+    "SELECT max(n, 10) OVER () FROM per_key",
+    "SELECT regexp_extract(key, '((.*))', ['a', 'b']) FROM per_key", f"SELECT [{'key, ' * 60}key] FROM per_key",
+    "SELECT key::BLOB::BIT FROM per_key", "SELECT list(n) OVER () FROM per_key", f"SELECT '{'x' * 5000}' FROM per_key",
+    "SELECT list(key || key) FROM per_key", "SELECT [x FOR x IN range(n)] FROM per_key",
+])  # fmt: skip
+def test_what_may_grow_is_found(sql: str) -> None:
+    assert grows(guard.check(sql)) is not None
+
+
+@pytest.mark.parametrize("sql", [
+    "SELECT repeat(key, 3) AS r, * FROM per_key ORDER BY ALL",
+    "SELECT k.key, list_transform(range(t.n), lambda x: x * 2)[3] AS x FROM per_key k CROSS JOIN store.main.total t ORDER BY ALL",
+    "WITH c AS (SELECT lpad(key, 10, '.') AS l, n FROM per_key) SELECT l, n FROM c JOIN (SELECT 143 AS n) USING (n) ORDER BY 1",
+    "SELECT p, hex(p.key) FROM per_key p ORDER BY ALL",
+    "SELECT view, sum(read) AS read, repeat('x', 2) FROM merganser.commits GROUP BY ALL ORDER BY ALL",
+    "SELECT repeat('x', 3) AS x, 1::HUGEINT AS h, [1.5, NULL] AS l, TIMESTAMPTZ '2026-01-01 00:00:00+00' AS t",
+    "SELECT * FROM per_key NATURAL JOIN (SELECT hex('0') AS h, 'k1' AS key)",
+])  # fmt: skip
+def test_answers_from_apart_are_the_same(sql: str, served: Served) -> None:
+    assert grows(guard.check(sql)) is not None
+    answer = served.ask(sql)
+    assert answer.status_code == 200, answer.text
+    there = pyarrow.ipc.open_stream(answer.content).read_all()
+    memory = mg.memory([json.loads(line) for line in served.memory.lines["0"]])
+    with Store(":memory:") as store:
+        mg.run([counting(memory)], store)
+        (here,) = answered(store, [sql], Limits())
+    assert there.to_pylist() == here.arrow().to_pylist() and there.schema.equals(here.schema)
+
+
+def test_what_is_too_large_to_be_copied_is_said(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("merganser.query.apart.COPIED", 10)
+    answer = served.ask("SELECT repeat(key, 2) FROM per_key")
+    assert answer.status_code == 400 and "repeat()" in answer.text and "runs on a copy" in answer.text
+    assert served.ask("SELECT repeat('x', 3), table_name FROM duckdb_tables()").status_code == 400
+
+
+def test_what_statements_cost_is_taken_at_a_low_priority(served: Served) -> None:
+    """So of processors that the flow wants they get little, however many they are."""
+    if sys.platform != "linux":
+        pytest.skip("other systems have no priorities of threads")
+    before, used = _ticks(), {}
+    with ThreadPoolExecutor(6) as pool:
+        heavy = (*hostile.HEAVY[:3], *hostile.HEAVY[8:11])
+        asked = [pool.submit(served.ask, sql, timeout=1.5) for sql in heavy]
+        while not all(each.done() for each in asked):
+            used |= _ticks()
+            time.sleep(0.05)
+    spent = {thread: ticks - before.get(thread, (0, 0))[1] for thread, (_, ticks) in used.items()}
+    low = sum(spent[thread] for thread, (nice, _) in used.items() if nice >= 5)
+    assert low > 50 and low > 3 * (sum(spent.values()) - low)
+
+
+def _ticks() -> dict[str, tuple[int, int]]:
+    """By thread of this process: niceness, and hundredths of a second that it used."""
+    found = {}
+    for task in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):
+            fields = (task / "stat").read_text().rpartition(")")[2].split()
+            found[task.name] = (int(fields[16]), int(fields[11]) + int(fields[12]))
+    return found
+
+
+def test_a_query_that_takes_too_much_memory_is_stopped(unguarded: tuple[Store, Path], tmp_path: Path) -> None:
     store, _ = unguarded
-    warden = Warden()
+    warden = Warden(tmp_path / "spill")
     warden.budget = 200 << 20
     query = Query(["SELECT length(list(range)) FROM range(1000000000000)"], Limits(seconds=60))
     with pytest.raises(mg.QueryError, match=r"memory grew by more than 0\.2 GB"), warden.watching(query):
