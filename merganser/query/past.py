@@ -33,8 +33,7 @@ class Past:
         """Raises UsageError where there is no such view, or where it has no history."""
         name = "'merganser_state.\"' || d.table_name || '\"'"
         found = rows(
-            f"SELECT d.table_name, d.comment, {_columns('main', literal(view))},"
-            f" {_columns('merganser_state', 'd.table_name')} FROM merganser_state.tables t"
+            "SELECT d.table_name, d.comment FROM merganser_state.tables t"
             " JOIN merganser.views v ON v.view = t.view AND v.cohort = t.cohort AND v.status <> 'building'"
             f" JOIN duckdb_tables() d ON d.database_name = 'store' AND {name} = t.name"
             f" WHERE v.view = {literal(view)} AND ends_with(d.table_name, {literal(ENDING)}) AND v.signature LIKE '%\"Fold[%\"]'"
@@ -44,11 +43,11 @@ class Past:
             if view not in there:
                 raise UsageError(f"there is no view {view!r}; there are {', '.join(there) or 'none'}")
             raise UsageError(f"view {view!r} keeps no history: give its fold(…) history=True, and rebuild it")
-        table, comment, columns, events = found[0]
+        table, comment = found[0]
         about = json.loads(comment)
-        each = {c["n"]: c["t"] for c in events if not c["n"].startswith("_")}
+        events = {n: kind for n, kind in _columns(rows, "merganser_state", table).items() if not n.startswith("_")}
         path = f"merganser_state.{quote(table)}"
-        return Past(view, path, tuple(about["keys"]), about["order"], about["timed"], {c["n"]: c["t"] for c in columns}, each)
+        return Past(view, path, tuple(about["keys"]), about["order"], about["timed"], _columns(rows, "main", view), events)
 
     def history(self, key: Any) -> str:
         """The events of a key in order, with the ``state`` after each."""
@@ -116,9 +115,9 @@ class Past:
         return " AND ".join(parts)
 
 
-def _columns(schema: str, table: str) -> str:
-    """SQL for the columns of a table, given as SQL, as a list of name ``n`` and type ``t``."""
-    return (
-        "(SELECT list({'n': column_name, 't': data_type} ORDER BY column_index) FROM duckdb_columns()"
-        f" WHERE database_name = 'store' AND schema_name = {literal(schema)} AND table_name = {table})"
-    )
+def _columns(rows: Rows, schema: str, table: str) -> dict[str, str]:
+    """Name to type of the columns of a table."""
+    return dict(rows(
+        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'store'"
+        f" AND schema_name = {literal(schema)} AND table_name = {literal(table)} ORDER BY column_index"
+    ))  # fmt: skip
