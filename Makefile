@@ -34,7 +34,7 @@ demo: .venv/.installed  ## run three flows over the flights of January 2013, and
 	@echo "  $(BIN)/merganser plan flows/carriers.py"
 	@echo "  $(BIN)/merganser new shop"
 
-demo-kafka: .venv/.installed  ## the same from a Kafka topic: starts a broker (needs java and mvn), and compares the views
+demo-kafka: .venv/.installed  ## the same from a Kafka topic: starts a broker (of java and mvn, or in Docker), and compares the views
 	@$(BIN)/python -m tests.kafka.demo
 
 test: .venv/.installed  ## run every test
@@ -48,11 +48,12 @@ bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 9
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/queries.py
 	$(BIN)/python -m benchmarks.formats
+	$(BIN)/python benchmarks/kafka.py
 
 soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES)
 
-bench-kafka: .venv/.installed  ## measure flows from Kafka against a loop that only consumes (needs java and mvn)
+bench-kafka: .venv/.installed  ## measure flows from Kafka against a loop that only consumes (java and mvn, or Docker)
 	$(BIN)/python benchmarks/kafka.py
 
 crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)

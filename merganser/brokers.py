@@ -71,11 +71,16 @@ class Brokers:
         """A client; ``more`` has underscores for the dots of settings."""
         config: dict[str, Any] = {"log_level": 0, "reconnect.backoff.max.ms": 2000}
         config |= {name: value.read() if isinstance(value, Secret) else value for name, value in self.settings}
+        raised: list[Exception] = []
+        if callable(token_of := config.get("oauth_cb")):
+            config["oauth_cb"] = _watched(token_of, raised)
         config |= {"bootstrap.servers": self.servers} | {n if n == "error_cb" else n.replace("_", "."): v for n, v in more.items()}
         try:
             return make(config)
         except (KafkaException, TypeError) as error:
             text = error.args[0].str() if isinstance(error, KafkaException) else str(error)
+            if raised:
+                text = f"oauth_cb raised {type(raised[0]).__name__}: {raised[0]}"
             raise FlowError(f"kafka settings: {text}") from None
 
     def error(self, error: KafkaError, hint: str = "") -> SourceError:
@@ -85,6 +90,19 @@ class Brokers:
         if words is None and error.code() in HEALS:
             words = "cannot be reached ({detail}); is it running, and are brokers= and security.protocol right?"
         return SourceError(f"the Kafka broker {self.servers} {(words or 'said: {detail}').format(detail=detail.strip())}{hint}")
+
+
+def _watched(callback: Callable[..., Any], raised: list[Exception]) -> Callable[..., Any]:
+    """A callback of the user's, whose exceptions the client would keep to itself."""
+
+    def called(*values: Any) -> Any:
+        try:
+            return callback(*values)
+        except Exception as error:
+            raised.append(error)
+            raise
+
+    return called
 
 
 @dataclass

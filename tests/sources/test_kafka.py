@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import threading
@@ -20,6 +21,7 @@ from merganser.lag import lags
 from merganser.store import Store
 from merganser.verify import verify
 from tests.flows import balanced, rows
+from tests.kafka.broker import PASSWORD, USER
 from tests.kafka.fixture import Kafka
 from tests.sources.contract import Case, check
 from tests.sources.contract import rows as contract_rows
@@ -338,13 +340,9 @@ def test_an_unknown_topic(kafka: Kafka, tmp_path: Path) -> None:
         mg.run([make(kafka, f"{topic}s")], tmp_path / "a.duckdb")
 
 
-WRONG_LOGIN = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": "x", "sasl.password": "y"}
-
-
 @pytest.mark.parametrize(("address", "settings", "message", "patience"), [
     ("127.0.0.1:1", {}, "127.0.0.1:1 cannot be reached", 1.0),
     ("no-such-host.invalid:9092", {}, "no-such-host.invalid:9092 (cannot be reached|has no known address)", 1.0),
-    ("sasl", WRONG_LOGIN, "refused the login", 3.0),
     ("plain", {"security.protocol": "SSL"}, "SSL.*security.protocol right", 3.0),
     ("tls", {"security.protocol": "SSL"}, "do not agree on TLS", 3.0),
     ("tls", {}, "security.protocol", 3.0),
@@ -364,28 +362,61 @@ def test_what_cannot_be_reached(
     assert "\n" not in str(found.value)
 
 
-def test_login_and_tls_with_secrets_that_are_nowhere(kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.kafka.broker import PASSWORD, USER
+def run_with(kafka: Kafka, topic: str, store: Path, brokers: str, settings: Any) -> mg.Flow:
+    """Read a topic, and write it to another."""
+    flow = mg.Flow("f")
+    stream = flow.read(mg.source("events", mg.kafka(topic, brokers=brokers, settings=settings), schema=SCHEMA))
+    stream.materialize("v")
+    stream.write(mg.kafka(f"{topic}-out", brokers=brokers, settings=settings))
+    mg.run([flow], store)
+    return flow
 
+
+def test_login_and_tls_with_secrets_that_are_nowhere(
+    kafka: Kafka, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     if kafka.sasl is None or kafka.tls is None:
         pytest.skip("a broker that is not our own")
     topic, store = kafka.topic(), tmp_path / "s.duckdb"
+    out = kafka.topic(name=f"{topic}-out")
     kafka.send(topic, {"id": 0})
     monkeypatch.setenv("PASSWORD_OF_KAFKA", PASSWORD)
     login = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "PLAIN", "sasl.username": USER,
              "sasl.password": mg.secret(env="PASSWORD_OF_KAFKA")}  # fmt: skip
-    plain = mg.Flow("f")
-    plain.read(mg.source("events", mg.kafka(topic, brokers=kafka.sasl, settings=login), schema=SCHEMA)).materialize("v")
-    mg.run([plain], store)
-    assert ids(store) == [0]
-    for text in (str(plain), repr(plain.sources), store.read_bytes().decode("latin-1")):
-        assert PASSWORD not in text
-    tls = mg.Flow("f")
-    settings = {"security.protocol": "SSL", "ssl.ca.location": str(kafka.certificate)}
-    tls.read(mg.source("events", mg.kafka(topic, brokers=kafka.tls, settings=settings), schema=SCHEMA)).materialize("v")
+    flow = run_with(kafka, topic, store, kafka.sasl, login)
+    tls = {"security.protocol": "SSL", "ssl.ca.location": str(kafka.certificate)}
     kafka.send(topic, {"id": 1})
-    mg.run([tls], store)
+    run_with(kafka, topic, store, kafka.tls, tls)
     assert ids(store) == [0, 1]
+    assert len(kafka.read(out)) == 2
+    monkeypatch.setattr("merganser.brokers.TIMEOUT", 3.0)
+    monkeypatch.setattr("merganser.brokers.Cluster.topics.__defaults__", (3.0,))
+    with pytest.raises(mg.SourceError, match="refused the login") as found:
+        run_with(kafka, topic, store, kafka.sasl, {**login, "sasl.username": "nobody"})
+    assert "\n" not in str(found.value)
+    for text in (str(flow), repr(flow.sources), store.read_bytes().decode("latin-1"), str(found.value), caplog.text):
+        assert PASSWORD not in text
+
+
+def token(_: str) -> tuple[str, float]:
+    """An unsecured JSON Web Token, which the broker takes; and when it expires."""
+    now = time.time()
+    parts = [json.dumps(part).encode() for part in ({"alg": "none"}, {"sub": "shop", "iat": now, "exp": now + 3600})]
+    return ".".join(base64.urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts) + ".", now + 3600
+
+
+@pytest.mark.parametrize("how", [
+    {"enable.sasl.oauthbearer.unsecure.jwt": True, "sasl.oauthbearer.config": "principal=shop"}, {"oauth_cb": token},
+])  # fmt: skip
+def test_oauthbearer(how: Any, kafka: Kafka, tmp_path: Path) -> None:
+    if kafka.sasl is None:
+        pytest.skip("a broker that is not our own")
+    topic, store = kafka.topic(), tmp_path / "s.duckdb"
+    out = kafka.topic(name=f"{topic}-out")
+    kafka.send(topic, {"id": 0})
+    run_with(kafka, topic, store, kafka.sasl, {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "OAUTHBEARER", **how})
+    assert ids(store) == [0]
+    assert len(kafka.read(out)) == 1
 
 
 @pytest.mark.parametrize(("wrong", "message"), [
