@@ -34,6 +34,10 @@ class Sent(NamedTuple):
     value: bytes | None
 
 
+Content = tuple[bytes | None, bytes | None]
+"""Key and value of a row that was sent."""
+
+
 class Writer(Protocol):
     """Brings the rows of one ``write`` verb to where they belong. Used from one thread."""
 
@@ -58,8 +62,8 @@ def writer(connector: Connector, name: str, sender: str) -> Writer:
     return _module(connector).open(connector, name, sender)
 
 
-def content(connector: Connector, name: str, sender: str) -> dict[int, bytes | None]:
-    """What a reader finds there of a sender's rows: value by number. For ``verify``."""
+def content(connector: Connector, name: str, sender: str) -> dict[int, Content]:
+    """What a reader finds there of a sender's rows, by their number. For ``verify``."""
     return _module(connector).content(connector, name, sender)
 
 
@@ -78,7 +82,7 @@ class Adapter(Protocol):
 
     def open(self, connector: Any, name: str, sender: str) -> Writer: ...
 
-    def content(self, connector: Any, name: str, sender: str) -> dict[int, bytes | None]: ...
+    def content(self, connector: Any, name: str, sender: str) -> dict[int, Content]: ...
 
     def check(self, connector: Any) -> None: ...
 

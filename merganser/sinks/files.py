@@ -13,7 +13,7 @@ from pathlib import Path
 
 from merganser import faults
 from merganser.errors import FlowError, StoreError
-from merganser.sinks import Sent
+from merganser.sinks import Content, Sent
 from merganser.sources.files import Files
 
 DIGITS = 12
@@ -35,11 +35,11 @@ def open(connector: Files, name: str, sender: str) -> FilesWriter:
     return FilesWriter(connector, name, sender)
 
 
-def content(connector: Files, name: str, sender: str) -> dict[int, bytes | None]:
-    found: dict[int, bytes | None] = {}
+def content(connector: Files, name: str, sender: str) -> dict[int, Content]:
+    found: dict[int, Content] = {}
     for path, first in FilesWriter(connector, name, sender).written():
         for number, line in enumerate(path.read_bytes().splitlines(), first):
-            found[number] = None if line == b"null" else line
+            found[number] = None, None if line == b"null" else line
     return found
 
 

@@ -17,7 +17,7 @@ from merganser import faults
 from merganser.brokers import HEALS, TIMEOUT
 from merganser.codecs.messages import Messages
 from merganser.errors import FlowError, SourceError, StoreError
-from merganser.sinks import Sent, SinkAwayError
+from merganser.sinks import Content, Sent, SinkAwayError
 from merganser.sources.kafka import Kafka
 
 EPOCH, SEQ, SINK = "merganser-epoch", "merganser-seq", "merganser-sink"
@@ -35,9 +35,9 @@ def open(connector: Kafka, name: str, sender: str) -> KafkaWriter:
     return KafkaWriter(connector, name, sender)
 
 
-def content(connector: Kafka, name: str, sender: str) -> dict[int, bytes | None]:
-    found: dict[int, bytes | None] = {}
-    reader = replace(connector, columns=(("headers", "headers"),), start="earliest").open(f"verify-{sender}", follow=False)
+def content(connector: Kafka, name: str, sender: str) -> dict[int, Content]:
+    found: dict[int, Content] = {}
+    reader = replace(connector, columns=(("k", "key"), ("h", "headers")), start="earliest").open(f"verify-{sender}", follow=False)
     left = connector.partitions()
     for partition in left:
         reader.add(partition, None)
@@ -50,10 +50,11 @@ def content(connector: Kafka, name: str, sender: str) -> dict[int, bytes | None]
             time.sleep(0.002)
         elif chunk.records:
             messages: Messages = chunk.payload
-            for value, headers in zip(messages.values.to_pylist(), messages.headers.to_pylist() if messages.headers else []):
+            assert messages.keys is not None and messages.headers is not None
+            for key, value, headers in zip(*(a.to_pylist() for a in (messages.keys, messages.values, messages.headers))):
                 told = {h["name"]: h["value"] for h in headers}
                 if told.get(SINK) == mine:
-                    found[int(told[SEQ])] = value
+                    found[int(told[SEQ])] = key, value
     reader.close()
     return found
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from merganser.sinks import Sent
+from merganser.sinks import Content, Sent
 from merganser.sources.memory import Memory
 
 
@@ -12,8 +12,8 @@ def open(connector: Memory, name: str, sender: str) -> MemoryWriter:
     return MemoryWriter(connector, name, sender)
 
 
-def content(connector: Memory, name: str, sender: str) -> dict[int, bytes | None]:
-    return {row[0]: row[3] for row in connector.sent.get((sender, name), [])}
+def content(connector: Memory, name: str, sender: str) -> dict[int, Content]:
+    return {row[0]: (row[2], row[3]) for row in connector.sent.get((sender, name), [])}
 
 
 def check(connector: Memory) -> None:

@@ -102,32 +102,27 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
 def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> None:
     """The table ``found`` of the rows that a sink has, and those that still wait in the outbox."""
     there = sinks.content(write.sink, write.name, store.identity())
-    waiting = store.rows("SELECT seq, value FROM merganser.outbox WHERE sink = ?", [write.name])
+    waiting = store.rows("SELECT seq, key, value FROM merganser.outbox WHERE sink = ?", [write.name])
     last = store.value("SELECT seq FROM merganser.sinks WHERE sink = ?", [write.name]) or 0
-    there = {seq: value for seq, value in there.items() if seq <= last}  # a flow may have gone on since
-    values = {**{seq: value and bytes(value) for seq, value in waiting}, **there}
-    con.register("_sent", pa.table({"_number": list(values), "value": pa.array(values.values(), pa.binary())}))
+    there = {seq: row for seq, row in there.items() if seq <= last}  # a flow may have gone on since
+    rows = {**{seq: (key and bytes(key), value and bytes(value)) for seq, key, value in waiting}, **there}
+    keys, values = ([row[i] for row in rows.values()] for i in (0, 1))
+    sent = pa.table({"_number": list(rows), "_key": pa.array(keys, pa.binary()), "value": pa.array(values, pa.binary())})
+    con.register("_sent", sent)
+    which = "_sent"
+    if write.upserts:
+        # As a compacted topic has it: the last message of each key, and none where that is a tombstone.
+        which = "(SELECT DISTINCT ON (_key) * FROM _sent ORDER BY _number DESC)"
     spec = literal(json.dumps(write.columns))
-    rows = f"SELECT _number, unnest(from_json(decode(value), {spec})) FROM _sent WHERE value IS NOT NULL"
-    con.execute(f"CREATE TABLE found AS {rows}")
-    if isinstance(write.input, Changes):
-        _settle(con, write)
-    con.execute("ALTER TABLE found DROP _number")
-
-
-def _settle(con: duckdb.DuckDBPyConnection, write: Write) -> None:
-    """Make of the changes in ``found`` the rows that are left in the end."""
+    con.execute(f"CREATE TABLE found AS SELECT unnest(from_json(decode(value), {spec})) FROM {which} WHERE value IS NOT NULL")
     names = ", ".join(quote(n) for n in write.columns if n != "retracted")
-    if write.upserts and write.key is not None:
-        key = quote(write.key)
-        last = f"SELECT DISTINCT ON ({key}) _number, {names} FROM found ORDER BY _number DESC"
-        con.execute(f"CREATE OR REPLACE TABLE found AS {last}")
-        if con.execute("SELECT count(*) FROM _sent WHERE value IS NULL").fetchall() != [(0,)]:
-            # A tombstone's key is not among the values: what is gone is known by its absence from batch SQL alone.
-            con.execute(f"DELETE FROM found WHERE {key} NOT IN (SELECT {key} FROM expected)")
-        return
-    counted = f"SELECT {names}, sum(if(retracted, -1, 1)) AS _left FROM found GROUP BY ALL"
-    con.execute(f"CREATE OR REPLACE TABLE found AS SELECT unnest(range(_left::BIGINT)) AS _number, {names} FROM ({counted})")
+    if write.upserts:
+        con.execute(f"CREATE OR REPLACE TABLE found AS SELECT {names} FROM found")
+    elif isinstance(write.input, Changes):
+        counted = f"SELECT {names}, sum(if(retracted, -1, 1)) AS _left FROM found GROUP BY ALL"
+        # A row that was taken back more often than it was sent shows too: as one that batch SQL does not have.
+        counted = f"SELECT unnest(range(abs(_left)::BIGINT)), * FROM ({counted})"
+        con.execute(f"CREATE OR REPLACE TABLE found AS SELECT {names} FROM ({counted})")
 
 
 def _windowed(view: Materialize) -> bool:
