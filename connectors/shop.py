@@ -12,7 +12,7 @@ orders = mg.source(
     schema={
         "event_id": "VARCHAR NOT NULL",
         "type": "VARCHAR NOT NULL",  # OrderPlaced, PaymentCaptured, …: see flows/patterns/data/README.md
-        "at": "TIMESTAMPTZ NOT NULL",
+        "happened_at": "TIMESTAMPTZ NOT NULL",
         "order_id": "VARCHAR NOT NULL",
         "customer_id": "VARCHAR NOT NULL",
         "lines": "STRUCT(sku VARCHAR, quantity INTEGER, price DECIMAL(10,2))[]",
@@ -23,7 +23,7 @@ orders = mg.source(
         "correlation_id": "VARCHAR NOT NULL",
         "causation_id": "VARCHAR",
     },
-    time="at",
+    time="happened_at",
     lateness="2 minutes",
     id="event_id",  # delivered at least once: now and then twice
     key="order_id",

@@ -58,6 +58,10 @@ class RecordError(MerganserError):
     """A record could not be decoded or applied and its source was declared with ``on_error="stop"``."""
 
 
+class FetchError(MerganserError):
+    """A service that a flow asks does not answer, and the run cannot wait any longer."""
+
+
 class StoreError(MerganserError):
     """The store cannot be opened or written: held by another process, written by a newer version, disk full."""
 

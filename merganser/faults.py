@@ -26,6 +26,7 @@ POINTS = (
     "step.process",
     "step.join",
     "step.enrich",
+    "step.fetch",
     "step.write",
     "sink.before",
     "sink.within",

@@ -12,6 +12,7 @@ from merganser import plan, sinks
 from merganser.aggregates import analyse
 from merganser.clock import duration
 from merganser.errors import FlowError, on_users_line, users_line
+from merganser.fetching import Fetching
 from merganser.plan import Columns, Node, Source
 from merganser.routing import Routing
 from merganser.schema import Schema
@@ -103,7 +104,7 @@ class Flow:
         return running(self, store, epoch=epoch)
 
 
-class Stream(Temporal, Routing):
+class Stream(Temporal, Routing, Fetching):
     """An immutable stream of rows: a verb returns a new one, and two verbs on one stream fan out."""
 
     _flow: Flow

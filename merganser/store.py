@@ -61,6 +61,8 @@ CREATE TABLE IF NOT EXISTS merganser.gained (cohort INTEGER, source VARCHAR, nam
 CREATE TABLE IF NOT EXISTS merganser.late (
     cohort INTEGER, view VARCHAR, source VARCHAR, partition VARCHAR, seq BIGINT, event_time TIMESTAMP,
     watermark TIMESTAMP, row JSON, epoch BIGINT);
+CREATE TABLE IF NOT EXISTS merganser.answers (
+    question VARCHAR, key VARCHAR, slot BIGINT, answer VARCHAR, asked_at TIMESTAMP, epoch BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.sinks (sink VARCHAR, cohort INTEGER, seq BIGINT, sent BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.outbox (sink VARCHAR, seq BIGINT, epoch BIGINT, key BLOB, value BLOB);
 """

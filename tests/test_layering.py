@@ -8,9 +8,9 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
     "errors", "secrets", "faults", "clock", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
-    "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "plan", "store", "dead_letters",
-    "operators", "declaration", "temporal", "routing", "flow", "lag", "display", "picture", "query", "verify", "engine", "notebook",
-    "cli", "testing", "pytest_plugin",
+    "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "asking", "plan", "store", "dead_letters",
+    "operators", "declaration", "temporal", "fetching", "routing", "flow", "lag", "display", "picture", "query",
+    "verify", "engine", "notebook", "cli", "testing", "pytest_plugin",
 )  # fmt: skip
 
 

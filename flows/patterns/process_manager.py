@@ -25,15 +25,15 @@ def fulfil(order, event):
     """What follows from an event: the order's next state, and the commands to others."""
     match order.step, event["type"]:
         case "new", "OrderPlaced":
-            return ask(replace(order, amount=event["amount"]), event["at"])
+            return ask(replace(order, amount=event["amount"]), event["happened_at"])
         case "paying", "OrderChanged":
-            return ask(replace(order, amount=event["amount"], attempts=0), event["at"])
+            return ask(replace(order, amount=event["amount"], attempts=0), event["happened_at"])
         case "paying", "PaymentFailed" if order.attempts < 2:
-            return ask(order, event["at"])
+            return ask(order, event["happened_at"])
         case "paying", "PaymentFailed":
             return undo(order, "payment failed")
         case "paying", "PaymentCaptured":
-            paid = replace(order, step="shipping", held=event["amount"], due=event["at"] + FOR_SHIPMENT)
+            paid = replace(order, step="shipping", held=event["amount"], due=event["happened_at"] + FOR_SHIPMENT)
             return paid, [{"command": "Ship"}]
         case "shipping", "ShipmentFailed":
             return undo(order, event["reason"])

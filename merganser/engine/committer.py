@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from merganser import faults
+from merganser.asking.asker import Asked
 from merganser.clock import MIN_TIME
 from merganser.codecs import Reject
 from merganser.engine.cohort import Cohort, Ends
@@ -49,6 +50,8 @@ class Progressed:
     commit_seconds_total: float = 0.0
     committed_to: dict[tuple[str, str], int] = field(default_factory=dict)
     """By source and partition: the records behind what is committed."""
+    asked: dict[str, Asked] = field(default_factory=dict)
+    """By service that is asked (``fetch``): what came of it."""
 
 
 @dataclass(slots=True)

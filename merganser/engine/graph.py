@@ -14,16 +14,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from merganser.asking.asker import Asker
 from merganser.clock import MIN_TIME
 from merganser.codecs import Place, Reject
 from merganser.engine.prepare import Prepared, stopped
-from merganser.operators import PART, STATE, Epoch, Outcome, Rows, Step, Table, Watermarks, casts, events, one
+from merganser.operators import PART, STATE, Epoch, Outcome, Refusal, Rows, Step, Table, Watermarks, casts, events, one
 from merganser.operators.aggregate import AggregateStep
 from merganser.operators.append import AppendStep
 from merganser.operators.changes import Watched
 from merganser.operators.correct import CorrectedStep
 from merganser.operators.deduplicate import DeduplicateStep
 from merganser.operators.enrich import AsOfStep, EnrichedStep
+from merganser.operators.fetch import FetchStep
 from merganser.operators.fold import FoldStep
 from merganser.operators.join import JoinStep
 from merganser.operators.latest import LatestStep
@@ -39,6 +41,7 @@ from merganser.plan import (
     Deduplicate,
     Emits,
     Enriched,
+    Fetch,
     Final,
     Fold,
     Join,
@@ -115,6 +118,8 @@ class Graph:
         table = f"{type(node).__name__.lower()}_{node.source.name}_{node.digest()}_{self.cohort}"
         if isinstance(node, Deduplicate):
             return DeduplicateStep(node, table)
+        if isinstance(node, Fetch):
+            return FetchStep(node, table)
         if isinstance(node, Aggregated):
             emits = any(isinstance(n, (Final, Changes)) for n in followers) and node.window is not None and node.late != "update"
             kept = any(isinstance(n, Materialize) for n in followers)
@@ -159,6 +164,11 @@ class Graph:
         for step in self.steps.values():
             step.load(store.con)
 
+    @property
+    def askers(self) -> list[Asker]:
+        """Those who ask others, one for each ``fetch``."""
+        return [step.asker for step in self.steps.values() if isinstance(step, FetchStep)]
+
     def show(self, store: Store, view: Materialize) -> None:
         """Make the user's view; what is sent on has none."""
         if isinstance(view, Write):
@@ -180,7 +190,7 @@ class Graph:
         done: dict[Node, Flowed] = {}
         for index, node in enumerate(self.nodes):
             if node in self.steps:
-                done[node] = self._apply(con, number, node, done, marks)
+                done[node] = self._apply(con, number, node, done, marks, fresh)
             elif isinstance(node, (Final, Emits, Materialize)):
                 done[node] = done[node.inputs[0]]
             elif isinstance(node, Changes):
@@ -202,6 +212,7 @@ class Graph:
         node: Node,
         done: Mapping[Node, Flowed],
         marks: Mapping[str, Watermarks],
+        fresh: Mapping[str, Sequence[Fresh]],
     ) -> Flowed:
         """A step's work, and what it does to the accounts: where events end, the books on them are closed."""
         inputs = [done[i] for i in node.inputs]
@@ -213,7 +224,7 @@ class Graph:
             for f, outcome in zip(inputs, emitted.outcomes)
             for a in f.accounts
         ]
-        dead = [_made(node, r.row, r.seq, r.partition, r.reason, r.detail) for r in emitted.refused]
+        dead = [_refused(node, r, fresh[node.source.name]) for r in emitted.refused]
         return Flowed(emitted.rows, tuple(accounts), (*(d for f in inputs for d in f.dead), *dead), emitted.changes)
 
     def _row_local(
@@ -235,9 +246,10 @@ class Graph:
             compiled = self._compiled[node] = RowLocal(start, node, casts=rows.casts)
         table = rows.table.filter(rows.table[rows.condition]) if rows.condition else rows.table
         result, refused = compiled.run(table)
-        dead = [_refused(node, r.row, r.seq, r.partition, r.detail, fresh[node.source.name]) for r in refused]
-        if dead and node.source.on_error == "stop":
-            raise stopped(node.source.name, dead[0].reject)
+        dead = [
+            _refused(node, Refusal(r.seq, r.partition, r.row, "not computed", r.detail), fresh[node.source.name])
+            for r in refused
+        ]
         left: Rows | None = None
         if result is not None and len(result):
             con.register(name, result)
@@ -269,25 +281,25 @@ def _settled(account: Account, outcome: Outcome, ends: bool) -> Account:
         filtered=account.filtered + outcome.filtered,
         late=account.late + outcome.late,
         duplicate=account.duplicate + outcome.duplicate,
+        dead=account.dead + outcome.dead,
         settled=ends,
     )
 
 
-def _refused(node: Node, row: str, seq: int, partition: str | None, detail: str, fresh: Sequence[Fresh]) -> DeadLetter:
-    """A dead letter: the record itself where it came in this epoch, else the row as JSON."""
+def _refused(node: Node, refusal: Refusal, fresh: Sequence[Fresh]) -> DeadLetter:
+    """A dead letter: the record itself where it came in this epoch, else the row as JSON.
+
+    Raises RecordError where the source is declared to stop instead.
+    """
+    r = refusal
+    place, raw = Place(f"a row of {type(node).__name__}", None, None), r.row.encode()
     if node.events:
-        chunk = next(p for p, _, _ in fresh if p.partition == partition and p.seq <= seq < p.end)
-        place, raw = chunk.locate([seq])[0]
-        return DeadLetter(Reject(seq, place, raw, "not computed", detail), node.source.name, partition)
-    return _made(node, row, seq, partition, "not computed", detail)
-
-
-def _made(node: Node, row: str, seq: int, partition: str | None, reason: str, detail: str) -> DeadLetter:
-    """A dead letter of a row that is no record any more: the row itself, as JSON. A step that is not to go on stops here."""
-    reject = Reject(seq, Place(f"a row of {type(node).__name__}", None, None), row.encode(), reason, detail)
+        chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.end)
+        place, raw = chunk.locate([r.seq])[0]
+    reject = Reject(r.seq, place, raw, r.reason, r.detail)
     if node.source.on_error == "stop":
         raise stopped(node.source.name, reject)
-    return DeadLetter(reject, node.source.name, partition)
+    return DeadLetter(reject, node.source.name, r.partition)
 
 
 def _gather(con: duckdb.DuckDBPyConnection, name: str, node: Node, fresh: Sequence[Fresh]) -> Flowed:

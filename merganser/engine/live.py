@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from merganser.clock import MIN_TIME
@@ -41,6 +42,7 @@ class LiveRun:
             "dead": p.dead,
             "late": p.late,
             "duplicate": p.duplicate,
+            "fetches": [{"fetch": name, **asdict(asked)} for name, asked in sorted(p.asked.items())],
             "watermark": p.watermark if p.watermark > MIN_TIME else None,
             "memory": memory(),
         }

@@ -163,6 +163,9 @@ class Job:
         self.stop = stop
         self.failure: BaseException | None = None
         self.failed = threading.Event()
+        for asker in (asker for cohort in cohorts for asker in cohort.graph.askers):
+            asker.asked = self.progressed.asked.setdefault(asker.service.name, asker.asked)
+            asker.patient, asker.stopping, asker.failing = follow, stop.is_set, self.failed.is_set
         writes = [view for cohort in cohorts for view in cohort.views if isinstance(view, Write)]
         self.delivery = Delivery(store, writes, self.fail) if writes else None
         self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery)

@@ -100,6 +100,7 @@ class Outcome:
     filtered: int = 0
     late: int = 0
     duplicate: int = 0
+    dead: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +108,7 @@ class Refusal:
     """A row that a step could not take, by position: itself as JSON, a stable reason, and a sentence."""
 
     seq: int
-    partition: str
+    partition: str | None
     row: str
     reason: str
     detail: str
@@ -121,7 +122,7 @@ class Emitted:
     - ``rows``: rows that will not change any more: all of a stream, final ones of windows. None of a step that nobody
       reads rows of, or when there are none.
     - ``changes``: of a table that is watched: what this epoch changed in it, see ``changes.Watched``.
-    - ``refused``: rows that were taken before and turn out to be no good; they become dead letters.
+    - ``refused``: rows that are no good, and become dead letters: new ones, or such as were taken before.
     """
 
     outcomes: tuple[Outcome, ...]

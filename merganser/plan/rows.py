@@ -1,4 +1,4 @@
-"""Nodes over events: the row-local ones, which workers compute, and ``Deduplicate``."""
+"""Nodes over events: the row-local ones, which workers compute, ``Deduplicate`` and ``Fetch``."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from merganser.asking import Service
 from merganser.clock import show_duration
 from merganser.plan.node import ID, KEY, Node
 from merganser.plan.text import On, code, equal, named
 from merganser.reference import Reference
 from merganser.schema import Schema
-from merganser.sql import literal
+from merganser.sql import literal, quote
 
 
 def _lost(node: Node, hidden: str, column: str | None) -> bool:
@@ -137,3 +138,38 @@ class Deduplicate(Node):
     def line(self, of: str = "·", *others: str) -> str:
         within = f", within {show_duration(self.within)}" if self.within is not None else ""
         return f"Deduplicate[{of}, by {', '.join(self.by)}{within}]"
+
+
+@dataclass(frozen=True)
+class Fetch(Node):
+    """Rows with the columns of what a service answers for their key; NULL where it says that there is no such thing.
+
+    ``cache``: how much event time, in microseconds, shares an answer; None: all of it.
+    """
+
+    service: Service
+    by: tuple[str, ...]
+    cache: int | None
+    schema: Schema
+    taken: tuple[tuple[str, str], ...]
+
+    @property
+    def question(self) -> str:
+        """What tells its answers from all others in the store; which columns of them are read is no part of it."""
+        cache = "" if self.cache is None else f", cache {show_duration(self.cache)}"
+        return f"{self.service.describe()} by {', '.join(self.by)}{cache}"
+
+    def line(self, of: str = "·", *others: str) -> str:
+        return f"Fetch[{of}, {self.question}, ({self.schema.describe()})]"
+
+    def key_sql(self) -> str:
+        """The key of a row as text; NULL, which asks nobody, if a column of it is."""
+        there = " AND ".join(f"{quote(name)} IS NOT NULL" for name in self.by)
+        key = ", ".join(f"{quote(name)} := {quote(name)}" for name in self.by)
+        return f"CASE WHEN {there} THEN to_json(struct_pack({key}))::VARCHAR END"
+
+    def slot_sql(self) -> str:
+        """The start of the stretch of event time that shares an answer with a row."""
+        if self.cache is None:
+            return "0::BIGINT"
+        return "_time" if self.cache == 0 else f"(_time - ((_time % {self.cache}) + {self.cache}) % {self.cache})"

@@ -71,6 +71,21 @@ def _families(status: Status) -> Iterator[Metric]:
         "merganser_watermark_lag_seconds", "How far that is behind the clock.", ("source", "cohort"),
         [(key, time.time() - mark / 1e6) for key, mark in marks.items()],
     )  # fmt: skip
+    fetches = run["fetches"]
+    yield _counter(
+        "merganser_fetch_questions", "Questions that fetch asked since the flow began, by what came of them.", ("fetch", "outcome"),
+        [((f["fetch"], outcome), f[outcome]) for f in fetches for outcome in ("answered", "nothing", "failed")],
+    )  # fmt: skip
+    for what, about in (
+        ("attempts", "Attempts that this took."),
+        ("reused", "Rows that needed no question, since their answer was there."),
+        ("seconds", "Time that epochs waited for answers."),
+    ):
+        yield _counter(f"merganser_fetch_{what}", about, ("fetch",), [((f["fetch"],), f[what]) for f in fetches])
+    yield _gauge(
+        "merganser_fetch_circuit_open", "1 while a service does not answer and the flow waits for it.", ("fetch",),
+        [((f["fetch"],), int(f["open"])) for f in fetches],
+    )  # fmt: skip
     yield _gauge("merganser_view_rows", "Rows of a view.", ("view",), [((v["view"],), v["rows"]) for v in status["views"]])
     state = [((s["table"],), s["rows"]) for s in status["state"]]
     yield _gauge("merganser_state_rows", "Rows of a step's table, about.", ("table",), state)

@@ -26,6 +26,7 @@ from merganser.plan import (
     Emits,
     Enriched,
     Explode,
+    Fetch,
     Filter,
     Final,
     Fold,
@@ -42,6 +43,7 @@ from merganser.plan import (
 )
 from merganser.sql import empty, quote
 from merganser.states import arrow
+from merganser.verify.fetch import fetched
 from merganser.verify.process import Number, sagas
 from merganser.windows import Session, Window
 
@@ -390,6 +392,7 @@ def _latest(batch: Batch, node: Latest) -> str:
 
 STEPS: dict[type[Node], Callable[[Batch, Any], str]] = {
     Deduplicate: _first,
+    Fetch: fetched,
     Final: _final,
     Order: _order,
     Join: _join,

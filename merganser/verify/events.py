@@ -8,10 +8,11 @@ from typing import Any
 
 import duckdb
 
+from merganser.asking import REASONS
 from merganser.clock import MIN_TIME, TIME_UNITS
 from merganser.codecs.mending import MendingCodec
 from merganser.errors import UsageError
-from merganser.plan import Materialize, Source
+from merganser.plan import Fetch, Materialize, Source, ordered
 from merganser.sql import literal, quote
 from merganser.store import Store
 
@@ -29,7 +30,12 @@ def load(
     The tables have the source's columns, ``_part``, ``_seq``, ``_time`` and ``_wm``, up to the view's position, without
     what is a dead letter of the view.
     """
-    for table, whose in (("rejected", "view IS NULL"), ("refused", f"view = {literal(view.name)}")):
+    mine = f"view = {literal(view.name)}"
+    unanswered = f"reason IN ({', '.join(map(literal, REASONS))})"
+    # What was not answered was refused behind what stands before fetch, and is left out there.
+    for table, whose in (
+        ("rejected", "view IS NULL"), ("refused", f"{mine} AND NOT {unanswered}"), ("unanswered", f"{mine} AND {unanswered}")
+    ):  # fmt: skip
         found = store.table(
             "SELECT DISTINCT source, partition AS _part, seq AS _seq FROM merganser.dead_letters"
             f" WHERE {whose} AND file NOT LIKE '{MADE}'"
@@ -37,6 +43,7 @@ def load(
         con.register("_found", found)
         con.execute(f"CREATE TABLE {table} AS FROM _found")
         con.unregister("_found")
+    _load_answers(con, store, view)
     relations = {}
     closing = {}
     for number, source in enumerate(view.sources):
@@ -44,6 +51,24 @@ def load(
         _load(con, store, source, cohort, relations[source.name])
         closing[source.name] = _closing(store, source, cohort)
     return relations, closing
+
+
+def _load_answers(con: duckdb.DuckDBPyConnection, store: Store, view: Materialize) -> None:
+    """The tables ``answers``, of what the view's fetches asked, and ``unanswered_rows``, as JSON, that were no events any more."""
+    con.execute("CREATE TABLE answers (question VARCHAR, key VARCHAR, slot BIGINT, answer VARCHAR)")
+    con.execute("CREATE TABLE unanswered_rows (row VARCHAR)")
+    questions = [node.question for node in ordered([view]) if isinstance(node, Fetch)]
+    if not questions:
+        return
+    listed = ", ".join(map(literal, questions))
+    letters = f"view = {literal(view.name)} AND file = '{MADE.removesuffix('%')}Fetch'"
+    for table, sql in (
+        ("answers", f"SELECT question, key, slot, answer FROM merganser.answers WHERE question IN ({listed})"),
+        ("unanswered_rows", f"SELECT decode(raw) FROM merganser.dead_letters WHERE {letters}"),
+    ):
+        con.register("_found", store.table(sql))
+        con.execute(f"INSERT INTO {table} FROM _found")
+        con.unregister("_found")
 
 
 def skipped(store: Store, view: Materialize, cohort: int) -> set[tuple[tuple[Any, ...], int]]:

@@ -77,6 +77,8 @@ def make_flow(folder: Path, out: Path, *, partition_by: str | None = None) -> mg
     small = once.filter("amount < 30").select("key", "amount")
     once.select("id", "key").join(small, on="key", within="1 second", how="left").materialize("pairs")
     once.select("id", "key").enrich(small, on="key", as_of=True).materialize("as_of")
+    asked = once.filter("amount < 90").fetch(_size, key="key", schema={"size": "INTEGER"}, cache="5 minutes")
+    asked.deduplicate(by="amount", within="1 minute").select("id", "key", "size").materialize("fetched")
     kept = once.select("id", "amount").materialize("kept")
     kept.write(mg.files(out / "kept-*.jsonl"), name="sent")
     return flow
@@ -95,6 +97,10 @@ def _await_next(state: Awaited, seen: dict[str, Any]) -> Any:
 
 def _give_up(state: Awaited, due: datetime) -> Any:
     return replace(state, due=due + timedelta(seconds=20) if state.n % 2 else None), [{"what": f"nothing after {state.n}"}]
+
+
+def _size(key: str) -> dict[str, int] | None:
+    return {"size": ord(key)} if key != "h" else None
 
 
 def _last_three(state: list[int], seen: dict[str, Any]) -> list[int]:

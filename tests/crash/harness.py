@@ -14,7 +14,7 @@ import duckdb
 
 VIEWS = (
     "per_minute", "hops", "per_key", "per_tag", "last_of_key", "kept", "sessions", "each_fifth", "folded", "pairs", "as_of",
-    "awaited", "emitted",
+    "awaited", "emitted", "fetched",
 )  # fmt: skip
 KILLED = -9
 
@@ -91,6 +91,7 @@ def contents(store: str) -> dict[str, list[tuple[object, ...]]]:
         said = [json.loads(line) for path in sorted(sent_to(store).glob("emitted-*")) for line in path.read_text().splitlines()]
         found["emitted to files"] = sorted(((row["key"], row["seq"], row["what"]) for row in said), key=repr)
         assert not con.execute("SELECT count(*) FROM merganser.outbox").fetchall()[0][0]
+        found["answers"] = sorted(con.execute("SELECT key, slot, answer FROM merganser.answers").fetchall(), key=repr)
         found["late"] = sorted(
             con.execute("SELECT view, partition, seq, CAST(row AS VARCHAR) FROM merganser.late").fetchall(), key=repr
         )

@@ -15,7 +15,7 @@ from tests.crash.harness import KILLED, Job, attempt, contents, until_done
 from tests.crash.oracle import expected
 
 pytestmark = pytest.mark.crash
-REBUILT = ("per_minute", "last_of_key", "kept", "sessions", "folded", "awaited", "emitted", "pairs", "as_of")
+REBUILT = ("per_minute", "last_of_key", "kept", "sessions", "folded", "awaited", "emitted", "pairs", "as_of", "fetched")
 
 
 @pytest.fixture(scope="module")

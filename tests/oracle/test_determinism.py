@@ -44,6 +44,11 @@ def give_up(state: Awaited, due: datetime) -> Any:
     return replace(state, due=None if state.n % 2 else due + timedelta(seconds=5), n=state.n + 1), [{"what": "gave up"}]
 
 
+def asked(key: str, n: int) -> dict[str, int] | None:
+    """What others say: nothing of some, nonsense of others."""
+    return None if n == 1 else {"known": 10 * n + len(key)} if key != "c" else {"known": "nonsense"}
+
+
 def _flow(left: mg.sources.memory.Memory, right: mg.sources.memory.Memory) -> mg.Flow:
     flow = mg.Flow("all")
     declared = {"schema": SCHEMA, "time": "at", "lateness": "6 seconds", "id": "id", "key": "key"}
@@ -73,6 +78,8 @@ def _flow(left: mg.sources.memory.Memory, right: mg.sources.memory.Memory) -> mg
     once.join(once, on="key", within="1 second").group_by("key").aggregate(n="count(*)").materialize("with_itself")
     a.enrich(b.select("key", "n", "at"), on="key", as_of=True).materialize("as_of")
     a.enrich(b, on="key").materialize("present")
+    fetched = once.fetch(asked, key=["key", "n"], schema={"known": "BIGINT"}, cache="10 seconds")
+    fetched.window(mg.tumbling("20 seconds"), by="known").aggregate(c="count(*)", l="list(id ORDER BY id)").materialize("fetched")
     return flow
 
 

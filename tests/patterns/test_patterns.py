@@ -1,15 +1,14 @@
 """Every flow of flows/patterns/ runs as it is and equals batch SQL, and docs/patterns/ shows the flows that there are.
 
 A new flow is tested by being there. One that needs something outside (a service, a database) takes where it is from the
-environment; what gives it that is in ``SURROUNDINGS``.
+environment; what gives it that is in ``surroundings``.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,14 +16,13 @@ import pytest
 import merganser as mg
 from merganser.cli.load import load
 from merganser.verify import verify
+from tests.flows import rows
+from tests.patterns.surroundings import SURROUNDINGS
 from tests.patterns.test_shop_events import ROOT
 
 FLOWS = sorted((ROOT / "flows/patterns").glob("*.py"))
 DOCS = ROOT / "docs/patterns"
 PAGES = sorted(path for path in DOCS.glob("*.md") if path.name != "README.md")
-
-SURROUNDINGS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[object]]] = {}
-"""By name of a flow: what has to be there while it runs. Called with an empty folder; sets the environment variables."""
 
 HEADINGS = ["When to use it", "When not", "The flow", "How it fails, and what then"]
 
@@ -39,6 +37,7 @@ def test_the_flow_runs_and_equals_batch_sql(path: Path, tmp_path: Path, monkeypa
         report = mg.run(flows, tmp_path / "s.duckdb")
         assert report.progressed.committed > 0
         checks = verify(flows, tmp_path / "s.duckdb")
+    assert rows(tmp_path / "s.duckdb", "SELECT reason, detail FROM merganser.dead_letters LIMIT 3") == []
     assert checks and [check for check in checks if not check.ok] == []
 
 

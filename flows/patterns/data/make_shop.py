@@ -144,7 +144,7 @@ class Order:
         """An event, known a moment after it happened; one in fifty is delivered twice."""
         self.events += 1
         event = {
-            "event_id": f"{self.order_id}-{self.events:02}", "type": type, "at": stamp(at), "order_id": self.order_id,
+            "event_id": f"{self.order_id}-{self.events:02}", "type": type, "happened_at": stamp(at), "order_id": self.order_id,
             "customer_id": self.customer_id, **more, "correlation_id": f"cart-{self.order_id[1:]}", "causation_id": self.cause,
         }  # fmt: skip
         self.cause = event["event_id"]
