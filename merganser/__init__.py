@@ -36,6 +36,7 @@ from merganser.sources.event_store import event_store
 from merganser.sources.files import files
 from merganser.sources.kafka import kafka
 from merganser.sources.memory import memory
+from merganser.sources.outbox import outbox
 from merganser.windows import Session, Window, hopping, session, tumbling
 
 __version__ = _version("merganser")
@@ -68,6 +69,7 @@ __all__ = [
     "hopping",
     "kafka",
     "memory",
+    "outbox",
     "rebuild",
     "reference",
     "registry",

@@ -86,7 +86,7 @@ class EventStore:
             return f"event store at {self.where!r}{only}"
         if not isinstance(self.where, str):
             return f"event store of {type(self.where).__name__}{only}"
-        return f"event store {_without_password(self.where)}{only}"
+        return f"event store {without_password(self.where)}{only}"
 
     def metadata(self, schema: Schema) -> dict[str, str]:
         taken = [name for name in ORIGINS if name in schema]
@@ -105,7 +105,7 @@ class EventStore:
             return application_log(where)
         if where.startswith("sqlite:///"):
             return sqlite_log(where.removeprefix("sqlite:///"), self.table)
-        return postgres_log(where, self.table, _without_password(where))
+        return postgres_log(where, self.table, without_password(where))
 
     def partitions(self) -> list[str]:
         return [LOG]
@@ -299,7 +299,7 @@ def _event(row: Row) -> str:
     return f"{row[1]}/{row[2]}"
 
 
-def _without_password(url: str) -> str:
+def without_password(url: str) -> str:
     """A URL as it may be shown."""
     if url.startswith("sqlite"):
         return url
