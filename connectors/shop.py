@@ -45,6 +45,15 @@ customers = mg.source(
     key="customer_id",
 )
 
+scans = mg.source(
+    "scans",
+    mg.files(DATA / "scans"),  # from three carriers, and not all of them take care
+    schema={"scanned_at": "TIMESTAMPTZ NOT NULL", "parcel": "VARCHAR NOT NULL", "depot": "VARCHAR", "grams": "INTEGER"},
+    time="scanned_at",
+    lateness="1 hour",
+    key="parcel",
+)
+
 products = mg.source(
     "products",
     mg.files(DATA / "products"),

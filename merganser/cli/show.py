@@ -28,6 +28,7 @@ def status_tables(status: Status, asked: bool = False) -> Iterator[RenderableTyp
             f"process {running['pid']} {state}: {count(running['read'])} events in {running['seconds']:.0f} s"
             f" ({count(round(rate))}/s), last commit {running['commit_seconds'] * 1000:.0f} ms, memory {size(running['memory'])}"
         )
+        yield from (Text(text, style="red") for text in _waits(running))
     views = [
         (v["view"], v["flow"], v["state"], "-" if v["rows"] is None else v["rows"], v["cohort"] or "-") for v in status["views"]
     ]
@@ -61,6 +62,11 @@ def status_tables(status: Status, asked: bool = False) -> Iterator[RenderableTyp
     if status["late"]:
         late = [(x["view"], x["source"], x["rows"], x["latest_by"]) for x in status["late"]]
         yield simple(["view", "source", "rows", "latest by"], late, title="\nlate rows")
+
+
+def _waits(running: Status) -> list[str]:
+    """What a running flow waits for, besides news."""
+    return [f"fetch {f['fetch']!r} is not answered: the flow waits, and tries again" for f in running["fetches"] if f["open"]]
 
 
 def _behind(newest: int | None) -> str:
@@ -125,6 +131,8 @@ def _headline(status: Status, before: Status | None, seconds: float, paused: boo
             f"  up {run['seconds']:.0f} s",
             style="not bold",
         )
+        for waits in _waits(run):
+            text.append(f"\n{waits}", style="red")
     text.append(f"  {count(dead)} dead letters", style="red" if dead else "not bold")
     if paused:
         text.append("  PAUSED", style="reverse")

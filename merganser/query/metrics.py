@@ -71,6 +71,9 @@ def _families(status: Status) -> Iterator[Metric]:
         "merganser_watermark_lag_seconds", "How far that is behind the clock.", ("source", "cohort"),
         [(key, time.time() - mark / 1e6) for key, mark in marks.items()],
     )  # fmt: skip
+    yield _gauge(
+        "merganser_outbox_rows", "Rows that wait to be sent.", ("sink",), [((s["sink"],), s["waiting"]) for s in status["sinks"]]
+    )
     fetches = run["fetches"]
     yield _counter(
         "merganser_fetch_questions", "Questions that fetch asked since the flow began, by what came of them.", ("fetch", "outcome"),

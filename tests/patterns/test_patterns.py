@@ -37,7 +37,8 @@ def test_the_flow_runs_and_equals_batch_sql(path: Path, tmp_path: Path, monkeypa
         report = mg.run(flows, tmp_path / "s.duckdb")
         assert report.progressed.committed > 0
         checks = verify(flows, tmp_path / "s.duckdb")
-    assert rows(tmp_path / "s.duckdb", "SELECT reason, detail FROM merganser.dead_letters LIMIT 3") == []
+    letters = rows(tmp_path / "s.duckdb", "SELECT reason, detail FROM merganser.dead_letters LIMIT 3")
+    assert bool(letters) == (path.stem == "dead_letters"), letters
     assert checks and [check for check in checks if not check.ok] == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import socket
 import subprocess
@@ -95,6 +96,9 @@ def test_prometheus_reads_the_metrics(client: httpx2.Client) -> None:
     for name, family in families.items():
         assert family.documentation and name.startswith(("merganser", "process_"))
         assert not name.endswith("_total") or family.type == "counter"
+    page = (Path(__file__).parent.parent.parent / "docs/observability.md").read_text()
+    named = {re.sub("_(total|sum)$", "", name) for name in re.findall(r"\bmerganser_\w+", page)}
+    assert len(named) > 10 and named <= families.keys(), "docs/observability.md names what there is"
     values = {(s.name, *sorted(s.labels.items())): s.value for f in families.values() for s in f.samples}
     assert values["merganser_events_read_total",] == 1000 and values["merganser_uncommitted_events",] == 0
     assert values["merganser_events_total", ("fate", "applied"), ("source", "events"), ("view", "total")] == 1000

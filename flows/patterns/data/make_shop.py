@@ -66,6 +66,7 @@ class Shop:
     customers: list[Event] = field(default_factory=list)
     products: list[Event] = field(default_factory=list)
     prices: dict[str, Decimal] = field(default_factory=dict)
+    scans: list[str] = field(default_factory=list)
 
     def later(self, moment: datetime, mean: float, most: float) -> datetime:
         """A moment some seconds later, mostly about ``mean``, at most ``most``."""
@@ -120,6 +121,25 @@ class Shop:
         for number, moment in enumerate(sorted(moments), 1):
             Order(self, f"o{number:04}", self.buyer(moment)).live(moment)
         self.told.sort(key=lambda pair: (pair[0], pair[1]["event_id"]))
+
+    # -- the carriers' scans, some of which are no good ---------------------------------------------------------------
+
+    def parcels(self) -> None:
+        """A line for each parcel that was handed over or delivered, as the carriers send it."""
+        for known, event in self.told:
+            if not event["type"].startswith("Shipment") or event["type"] == "ShipmentFailed":
+                continue
+            grams = self.random.randrange(80, 4000)
+            depot = self.random.choice(("north", "south", "harbour"))
+            scan = {"scanned_at": stamp(known), "parcel": event["order_id"], "depot": depot, "grams": grams}
+            line, draw = json.dumps(scan), self.random.random()
+            if draw < 0.02:  # a scale that says kilograms
+                line = json.dumps(scan | {"grams": f"{grams / 1000} kg"})
+            elif draw < 0.04:  # a clock that is 180 years ahead
+                line = line.replace('"2025-', '"2205-')
+            elif draw < 0.06:  # a connection that broke
+                line = line[: self.random.randrange(10, len(line) - 5)]
+            self.scans.append(line)
 
     def buyer(self, moment: datetime) -> str:
         """Somebody who is a customer by then; some buy much more than others."""
@@ -222,11 +242,12 @@ class Order:
 
 
 def write(out: Path, seed: int = 7) -> list[Path]:
-    """Write ``orders/`` (a file for each day in which something was known), ``customers/`` and ``products/``."""
+    """Write ``orders/`` (a file for each day in which something was known), ``customers/``, ``products/`` and ``scans/``."""
     shop = Shop(random.Random(seed))
     shop.people()
     shop.goods()
     shop.orders()
+    shop.parcels()
     end = OPENING + timedelta(days=DAYS)
     days: dict[str, list[Event]] = {}
     for known, event in shop.told:
@@ -238,12 +259,14 @@ def write(out: Path, seed: int = 7) -> list[Path]:
         f"{name}/{name}-{OPENING:%Y-%m}.jsonl": [event for event in events if event["changed_at"] < until]
         for name, events in (("customers", shop.customers), ("products", shop.products))
     }
-    return [_written(out / name, events) for name, events in files.items()]
+    lines = {name: [json.dumps(event, separators=(",", ":")) for event in events] for name, events in files.items()}
+    lines[f"scans/scans-{OPENING:%Y-%m}.jsonl"] = shop.scans
+    return [_written(out / name, each) for name, each in lines.items()]
 
 
-def _written(path: Path, events: Iterable[Event]) -> Path:
+def _written(path: Path, lines: Iterable[str]) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(json.dumps(event, separators=(",", ":")) + "\n" for event in events))
+    path.write_text("".join(f"{line}\n" for line in lines))
     return path
 
 
