@@ -62,3 +62,19 @@ products = mg.source(
     lateness="0 seconds",
     key="sku",
 )
+
+order_events = mg.source(
+    "order_events",
+    mg.event_store("sqlite:///shop-events.db"),  # where flows/patterns/data/make_order_events.py makes it
+    schema={
+        "order_id": "VARCHAR",  # each column is of the types of event that have it
+        "customer_id": "VARCHAR",
+        "amount": "DECIMAL(10,2)",
+        "reason": "VARCHAR",
+        "carrier": "VARCHAR",
+    },
+    time="timestamp",
+    lateness="1 minute",  # of the clocks of those who write: the order of the log is another matter
+    id="notification_id",
+    key="originator_id",
+)

@@ -8,6 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from decimal import Decimal
 from html import escape
 from typing import IO, TYPE_CHECKING, Any
 
@@ -164,6 +165,8 @@ def shown(value: Any) -> str:
         return str(value.isoformat(sep=" ").removesuffix("+00:00") if hasattr(value, "year") and hasattr(value, "hour") else value)
     if isinstance(value, bytes):
         return repr(value)[2:-1]
+    if isinstance(value, Decimal):
+        return f"{value:f}"  # 0.000000000, and not 0E-9
     if isinstance(value, pa.MonthDayNano):
         months = f"{value.months} months " if value.months else ""
         return f"{months}{timedelta(days=value.days, microseconds=value.nanoseconds // 1000)}"

@@ -25,12 +25,15 @@ format_option = click.option(
 @format_option
 def history(view: str, key: tuple[str, ...], store: str, kind: str) -> None:
     """What happened to a KEY of a fold with history=True: its events, each with the state after it."""
-    if len(key) == 1 and "=" not in key[0]:
-        _show(connect(store).history(view, key[0]), kind)
-        return
-    if not all("=" in part for part in key):
-        raise UsageError(f"a key is a value, or COLUMN=VALUE for each of its columns, not {' '.join(key)}")
-    _show(connect(store).history(view, dict(part.partition("=")[::2] for part in key)), kind)
+    wanted: str | dict[str, str] = key[0]
+    if len(key) > 1 or "=" in key[0]:
+        if not all("=" in part for part in key):
+            raise UsageError(f"a key is a value, or COLUMN=VALUE for each of its columns, not {' '.join(key)}")
+        wanted = dict(part.partition("=")[::2] for part in key)
+    found = connect(store).history(view, wanted)
+    if not len(found):
+        raise UsageError(f"view {view!r} has no key {' '.join(key)}")
+    _show(found, kind)
 
 
 @click.command("as-of")

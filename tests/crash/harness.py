@@ -7,6 +7,7 @@ import multiprocessing
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,18 @@ def attempt(job: Job, kill_after: float | None = None) -> int:
     return child(_work, job, kill_after)
 
 
+def start(work: Callable[[Any], None], job: Any) -> BaseProcess:
+    """Begin a job in a child."""
+    process = _context.Process(target=work, args=(job,))
+    process.start()
+    return process
+
+
 def child(
     work: Callable[[Any], None], job: Any, kill_after: float | None = None, with_it: Callable[[], None] | None = None
 ) -> int:
     """As ``attempt``; ``with_it`` kills something else at the same moment."""
-    process = _context.Process(target=work, args=(job,))
-    process.start()
+    process = start(work, job)
     process.join(kill_after)
     if process.is_alive():
         process.kill()

@@ -182,6 +182,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         assert [json.loads(line) for line in lines] == expected and expected
     for wrong, said in (
         (("history", "v", "a", "b"), "COLUMN=VALUE"),
+        (("history", "v", "q"), "view 'v' has no key q"),
         (("as-of", "v", "--time", "soon"), "is no time"),
         (("as-of", "v"), "one of version"),
         (("as-of", "w", "--version", "1"), "there is no view 'w'"),

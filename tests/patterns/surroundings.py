@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.patterns.shop_events import shop_events
+
 DATA = Path(__file__).parent.parent.parent / "flows/patterns/data"
 
 
@@ -35,6 +37,8 @@ def customer_service(_: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 
 SURROUNDINGS: dict[str, Callable[[Path, pytest.MonkeyPatch], AbstractContextManager[object]]] = {
+    "cqrs": shop_events,
+    "event_sourcing": shop_events,
     "notification": customer_service,
 }
 """By name of a flow: called with an empty folder; sets the environment variables that say where things are."""
