@@ -11,8 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 from merganser import plan, sinks
 from merganser.aggregates import analyse
 from merganser.clock import duration
+from merganser.codecs.encoding import Encoding
+from merganser.codecs.encoding.declaring import declared as encoded
 from merganser.errors import FlowError, on_users_line, users_line
 from merganser.fetching import Fetching
+from merganser.operators.changes import RETRACTED
 from merganser.plan import Columns, Node, Source
 from merganser.routing import Routing
 from merganser.schema import Schema
@@ -71,7 +74,11 @@ class Flow:
         other = Flow(self.name)
         other.materialized = [plan.reading(view, sources) for view in self.materialized]
         given = {} if sinks is None else sinks
-        other.written = [replace(plan.reading(w, sources), sink=given[w.name]) for w in self.written if w.name in given]
+        other.written = [
+            replace(plan.reading(w, sources), sink=given[w.name], encoding=w.encoding.legible())
+            for w in self.written
+            if w.name in given
+        ]
         other.views = list(self.views)
         other._sources = self._sources | sources
         return other
@@ -312,13 +319,25 @@ class Stream(Temporal, Routing, Fetching):
         return self
 
     @on_users_line
-    def write(self, sink: Connector, *, name: str | None = None, emit: str = "final") -> Stream:
+    def write(
+        self,
+        sink: Connector,
+        *,
+        schema: Mapping[str, str] | str | Path | None = None,
+        name: str | None = None,
+        emit: str = "final",
+        subject: str | None = None,
+    ) -> Stream:
         """Send the rows on, each once: to ``mg.kafka("topic", brokers=…)`` or ``mg.files("out/orders-*.jsonl")``.
 
         Of windows the final rows are sent, when they close. ``emit="updates"`` sends what each commit changed in windows,
         groups, ``latest`` or ``fold``: rows with a column ``retracted``, true for a row as it was and false as it is now.
-        If the sink's key is the table's key, only the new row of a key is sent, and a tombstone when it is gone. ``name``:
-        what the sink is called in the store, else after its topic or files.
+        If the sink's key is the table's key, only the new row of a key is sent, and a tombstone when it is gone.
+
+        - ``schema``: what is written, as ``mg.source`` takes it (a mapping, ``order.avsc``, ``order.proto#Order``,
+          ``order.schema.json``); without, it is derived from the columns. A row that it cannot hold is a dead letter.
+        - ``name``: what the sink is called in the store, else after its topic or files.
+        - ``subject``: under which a registry knows the schema, ``TOPIC-value`` unless named.
         """
         sinks.check(sink)
         if emit not in ("final", "updates"):
@@ -331,7 +350,17 @@ class Stream(Temporal, Routing, Fetching):
         key = getattr(sink, "key", None)
         if key is not None:
             _column(key, node.columns, "write key")
-        self._flow.written.append(plan.Write(users_line(), node.columns, node, name, sink, key))
+        registry = getattr(sink, "registry", None)
+        if registry is not None and registry.folder is not None:
+            registry = None  # a folder has no ids that could be written
+        if subject is not None and registry is None:
+            raise FlowError("write(subject=…) is for a sink with registry=mg.registry('http://…')")
+        if registry is not None:
+            subject = subject or f"{sinks.default_name(sink)}-value"
+        write = plan.Write(users_line(), node.columns, node, name, sink, key, Encoding("json", Schema(())))
+        shown = {n: t for n, t in node.columns.items() if not (write.upserts and n == RETRACTED)}
+        encoding = encoded(sinks.format_of(sink), shown, schema, name, registry, subject)
+        self._flow.written.append(replace(write, encoding=encoding))
         return self
 
     def preview(self, events: int = 5, rows: int = 5) -> Preview:

@@ -231,6 +231,29 @@ class Registry:
         found = self._asked(lambda: self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions", body))
         return int(found["id"])
 
+    def id_of(self, subject: str, notation: str, schema: str) -> int:
+        """The id of a schema under a subject, which is registered if it is not yet. Kept on disk as ``by_id`` is.
+
+        Raises UsageError: the registry is away, or will not have the schema.
+        """
+        told = hashlib.sha256(f"{notation}\0{subject}\0{schema}".encode()).hexdigest()[:32]
+        kept = self._kept(f"{told}.id")
+        if kept is not None:
+            return int(kept)
+        kind = next(k for k, v in TYPES.items() if v == notation)
+        body = {"schema": schema} | ({} if kind == "AVRO" else {"schemaType": kind})
+        path = f"/subjects/{urllib.parse.quote(subject, safe='')}"
+        try:
+            found = self._get(path, body)
+        except DeniedError:  # not known there yet
+            found = self._asked(lambda: self._get(f"{path}/versions", body))
+        except UnreachableError as error:
+            raise UsageError(
+                f"the schema registry {self.where} cannot be asked for the id of {subject!r}: {error}. Nothing was written; start"
+                " it, or mend its address, and run again"
+            ) from None
+        return int(self._keep(f"{told}.id", int(found["id"])))
+
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What people are told if the registry does not answer as they hoped."""
         try:

@@ -92,6 +92,10 @@ def _answer(served: Served, path: str, login: str | None, body: Any) -> tuple[in
         found = served.schemas.get(int(parts[2]))
         return (200, found) if found else (404, {"error_code": 40403, "message": f"Schema {parts[2]} not found"})
     versions = served.subjects.get(parts[1], [])
+    if body is not None and len(parts) == 2:  # is it there?
+        asked = (body["schema"], body.get("schemaType", "AVRO"))
+        known = [n for n in versions if (served.schemas[n]["schema"], served.schemas[n].get("schemaType", "AVRO")) == asked]
+        return (200, {"id": known[0]}) if known else (404, {"error_code": 40403, "message": "Schema not found"})
     if body is not None:
         return 200, {"id": served.add(parts[1], body["schema"], body.get("schemaType", "AVRO"), body.get("references"))}
     if not versions:

@@ -136,8 +136,8 @@ def test_what_a_flow_writes_is_given_and_sent_nowhere(mark: Any, tmp_path: Path)
     result = run(writing(tmp_path), {"orders": rows})
     assert sorted(result.written) == ["large", "minutes", "newest"] and list(tmp_path.iterdir()) == []
     assert result.written["large"] == [
-        Message(None, {"id": "b", "at": "2026-01-01 00:00:01+00", "n": 5}),
-        Message(None, {"id": "d", "at": "2026-01-01 00:03:20+00", "n": 7}),
+        Message(None, {"id": "b", "at": "2026-01-01T00:00:01Z", "n": 5}),
+        Message(None, {"id": "d", "at": "2026-01-01T00:03:20Z", "n": 7}),
     ]
     assert_written(result.written["large"], [{"n": 7, "id": "d"}, {"n": 5.0, "id": "b"}])
     assert_written(result.written["minutes"], [{"key": "k", "n": 6}, {"key": "k", "n": 1}])

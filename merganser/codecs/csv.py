@@ -75,7 +75,7 @@ class CsvCodec:
         if not pc.any(ok).as_py():
             return Decoded(rows.select(self._names).append_column(SEQ, pa.array(seqs)), [])
         good = ~ok.to_numpy()
-        records, starts, lines = _records(payload.data)
+        records, starts, lines = records_with_places(payload.data)
         rejects = [
             self._reject(payload.header, records[i], int(seqs[i]), place(chunk, int(starts[i]), lines[i], int(seqs[i])))
             for i in np.flatnonzero(~good).tolist()
@@ -83,7 +83,7 @@ class CsvCodec:
         return Decoded(rows.select(self._names).filter(pa.array(good)).append_column(SEQ, pa.array(seqs[good])), rejects)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
-        records, starts, lines = _records(chunk.payload.data)
+        records, starts, lines = records_with_places(chunk.payload.data)
         numbers = ordinals(chunk, len(records))
         found = []
         for seq in seqs:
@@ -134,7 +134,7 @@ class CsvCodec:
 
     def _one_by_one(self, chunk: Chunk) -> Decoded:
         payload: CsvPayload = chunk.payload
-        records, starts, lines = _records(payload.data)
+        records, starts, lines = records_with_places(payload.data)
         numbers = ordinals(chunk, len(records))
         tables, rejects, seqs = [], [], []
         for i, record in enumerate(records):
@@ -178,7 +178,12 @@ class CsvCodec:
         return "wrong type", "the record does not fit the schema"
 
 
-def _records(data: bytes) -> tuple[list[bytes], npt.NDArray[np.int64], list[int]]:
+def records_of(data: bytes) -> list[bytes]:
+    """Each record without its line end."""
+    return records_with_places(data)[0]
+
+
+def records_with_places(data: bytes) -> tuple[list[bytes], npt.NDArray[np.int64], list[int]]:
     """Each record without its line end, where it begins, and how many lines before it."""
     array = np.frombuffer(data, np.uint8)
     ends = np.flatnonzero(boundaries(array)) + 1

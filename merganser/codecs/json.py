@@ -186,12 +186,13 @@ class JsonCodec:
     def _slow_sql(self) -> str:
         """Every column by itself: ``_bad`` is true for a record that is no object, or has a bad column."""
         items, bad = [], ["_type IS DISTINCT FROM 'OBJECT'", "len(_keys) <> len(list_distinct(_keys))"]
+        known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
             how, name = rule(c), quote(c.name)
             raw = f"json_extract(j, {literal(_path(c.name))})"
-            spec = literal(json.dumps([how.decoded]))
-            # In a list of one, a value is cast by the same rules as in its object.
-            cast = f"TRY(json_transform_strict('[' || {raw}::VARCHAR || ']', {spec}))[1]"
+            # From the line itself: a number that was taken out of it before has lost digits.
+            spec = literal(json.dumps({c.name: how.decoded}))
+            cast = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
             value = f"TRY(({how.value.replace('{}', f'({cast})')})::{c.type})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
             items.append(f"CASE WHEN {present} THEN {value} END AS {name}")
@@ -202,8 +203,9 @@ class JsonCodec:
                 bad.append(f"{name} IS NULL")
         return (
             f"SELECT {', '.join(items)}, ({' OR '.join(bad)}) AS _bad FROM ("
-            " SELECT *, json_type(j) AS _type, CASE WHEN json_type(j) = 'OBJECT' THEN json_keys(j) END AS _keys FROM ("
-            "  SELECT CASE WHEN json_valid(l) THEN l::JSON END AS j FROM _lines))"
+            " SELECT *, json_type(j) AS _type, CASE WHEN json_type(j) = 'OBJECT'"
+            f" THEN list_filter(json_keys(j), lambda k: k IN ({known})) END AS _keys FROM ("
+            "  SELECT l, CASE WHEN json_valid(l) THEN l::JSON END AS j FROM _lines))"
         )
 
     def _try_fast(self, lines: pa.Array) -> pa.Table | None:

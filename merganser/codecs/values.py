@@ -9,7 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from merganser.codecs import Chunk, Place
+from merganser.codecs.shapes import remade, spelt
 from merganser.schema import Column
+from merganser.schema.types import parse
 
 SMALL = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
 LARGE = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT")
@@ -39,6 +41,9 @@ def rule(column: Column, careful: bool = True) -> Rule:
         return Rule(kind, "{}", "isfinite({})")
     if kind == "TIMESTAMP":  # a cast from text drops the zone, so go by the instant
         return Rule("TIMESTAMP WITH TIME ZONE", "{}::TIMESTAMP")
+    if "BLOB" in kind:  # JSON has no bytes: they are base64
+        tree = parse(kind)
+        return Rule(spelt(tree, {"BLOB": "VARCHAR"}), remade("{}", tree, {"BLOB": lambda value: f"from_base64({value})"}))
     return Rule(kind, "{}")
 
 

@@ -23,7 +23,7 @@ from merganser.store import Store
 log = logging.getLogger("merganser.sinks")
 
 BATCH = 20_000
-"""Rows that are sent together at most."""
+"""Rows that are sent together at most; what is written in columns is one piece of many rows, and goes by itself."""
 
 PATIENCE = 10.0
 """Seconds that the end of a run waits for a sink that is away."""
@@ -88,8 +88,8 @@ class Delivery:
     def _work(self, write: Write, sender: str, con: duckdb.DuckDBPyConnection) -> None:
         out: Writer | None = None
         try:
-            out = sinks.writer(write.sink, write.name, sender)
-            self._deliver(write.name, out, con)
+            out = sinks.writer(write.sink, write.name, sender, write.encoding)
+            self._deliver(write.name, out, con, 1 if write.encoding.columnar else BATCH)
         except BaseException as error:
             self._failure = self._failure or error
             self.fail(error)
@@ -98,7 +98,7 @@ class Delivery:
                 out.close()
             con.close()
 
-    def _deliver(self, name: str, out: Writer, con: duckdb.DuckDBPyConnection) -> None:
+    def _deliver(self, name: str, out: Writer, con: duckdb.DuckDBPyConnection, batch: int) -> None:
         at: int | None = None
         pause, away_since = BACKOFF[0], None
         while True:
@@ -109,7 +109,7 @@ class Delivery:
                     self.sent[name] = at
                 rows = [Sent(*row) for row in con.execute(
                     "SELECT seq, epoch, key, value FROM merganser.outbox WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?",
-                    [name, at, BATCH],
+                    [name, at, batch],
                 ).fetchall()]  # fmt: skip
                 if not rows:
                     if self._finishing.is_set():

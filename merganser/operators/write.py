@@ -1,16 +1,26 @@
-"""``write``: rows become numbered messages in the outbox, in the transaction of their epoch; the engine sends them after it."""
+"""``write``: rows become numbered messages in the outbox, in the transaction of their epoch; the engine sends them after it.
+
+They are encoded here and not when they are sent: so a row that its schema cannot hold is a dead letter in the books of its epoch,
+and what is sent again after a crash is the same, byte for byte.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import duckdb
+import numpy as np
+import pyarrow as pa
 
 from merganser import faults
-from merganser.operators import PART, Emitted, Epoch, Outcome, Rows
+from merganser.codecs import encoding
+from merganser.codecs.encoding import Encoded
+from merganser.operators import PART, Emitted, Epoch, Outcome, Refusal, Rows
 from merganser.operators.changes import RETRACTED
 from merganser.plan import Changes, Write
 from merganser.sql import literal, quote
+
+GONE, KEY, ROW, SEQ = "_gone", "_message_key", "_row", "_seq"
 
 
 class WriteStep:
@@ -20,43 +30,99 @@ class WriteStep:
         self.node, self.cohort = node, cohort
         self._name = literal(node.name)
         assert node.input is not None
-        shown = [c for c in node.columns if not (node.upserts and c == RETRACTED)]
-        columns = ", ".join(f"{quote(c)} := {quote(c)}" for c in shown)
-        self._value = f"to_json(struct_pack({columns}))::VARCHAR::BLOB"
-        self._order = f"{PART}, _seq" if node.input.events else f"_time, {', '.join(quote(c) for c in node.columns)}"
+        columns = {n: t for n, t in node.columns.items() if not (node.upserts and n == RETRACTED)}
+        names = ", ".join(quote(c) for c in node.columns)
+        self._items = encoding.select(node.encoding, columns)
+        self._row = f"to_json(struct_pack({', '.join(f'{quote(c)} := {quote(c)}' for c in columns)}))::VARCHAR AS {ROW}"
+        self._order = f"{PART}, _seq" if node.input.events else f"_time, {names}"
         """Events go in the order of their partitions, made rows by event time: neither depends on where epochs were cut."""
-        self._which = ""
+        self._which, self._gone = "", f"false AS {GONE}"
         if isinstance(node.input, Changes):
-            self._order = f"{RETRACTED} DESC, {', '.join(quote(c) for c in node.columns)}"
+            self._order = f"{RETRACTED} DESC, {names}"
             if node.upserts and node.key is not None:
                 # A new row takes the old one's place; of one that is gone a tombstone is left.
                 gone = f"bool_and({RETRACTED}) OVER (PARTITION BY {quote(node.key)})"
                 self._which = f" QUALIFY NOT {RETRACTED} OR {gone}"
-                self._value = f"CASE WHEN NOT {RETRACTED} THEN {self._value} END"
+                self._gone = f"{RETRACTED} AS {GONE}"
         self._key = "NULL::BLOB" if node.key is None else f"encode({quote(node.key)}::VARCHAR)"
+        self._encoder: encoding.Encoder | None = None
 
     @property
     def tables(self) -> list[str]:
         return []
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
+        self.load(con)
         con.execute(f"INSERT INTO merganser.sinks VALUES ({self._name}, {self.cohort}, 0, 0)")
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
+        """Ask the registry, where there is one, before the first row."""
+        self._encoder = encoding.encoder(self.node.encoding)
 
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.write")
         (rows,) = inputs
         if rows is None or not rows.count:
             return Emitted((Outcome(),))
+        table, made = self._encoded(con, rows, [])
+        refused: tuple[Refusal, ...] = ()
+        if made.refused:
+            # Once more with the rows themselves: what is in the same order otherwise may not be.
+            table, made = self._encoded(con, rows, [self._row])
+            refused = tuple(self._refusals(table, made))
+        self._keep(con, table, made, epoch)
+        dead = len({(r.partition, r.seq) for r in refused}) if self.node.exploded else len(refused)
+        return Emitted((Outcome(applied=rows.count - dead, dead=dead),), refused=refused)
+
+    def _encoded(self, con: duckdb.DuckDBPyConnection, rows: Rows, more: list[str]) -> tuple[pa.Table, Encoded]:
+        """What identifies each row, and the rows encoded; tombstones are rows without a piece."""
+        assert self._encoder is not None
+        place = [c for c in (PART, SEQ) if c in rows.table.column_names]
+        items = ", ".join([*place, f"{self._key} AS {KEY}", self._gone, *more])
+        whole = con.sql(
+            f"SELECT {items}, {self._items} FROM (SELECT * FROM {rows.relation}{self._which}) ORDER BY {self._order}"
+        ).to_arrow_table()
+        known = [*place, KEY, GONE, *([ROW] if more else [])]
+        content = whole.drop_columns(known)
+        gone = whole[GONE].to_numpy()
+        if not gone.any():
+            return whole.select(known), self._encoder.encode(content)
+        there = np.flatnonzero(~gone)
+        made = self._encoder.encode(content.filter(pa.array(~gone)))
+        return whole.select(known), Encoded(made.pieces, made.counts, {int(there[i]): why for i, why in made.refused.items()})
+
+    def _keep(self, con: duckdb.DuckDBPyConnection, table: pa.Table, made: Encoded, epoch: Epoch) -> None:
+        """Number the pieces from the sink's last one on, and put them into the outbox."""
+        left = np.ones(len(table), np.bool_)
+        left[list(made.refused)] = False
+        if self.node.encoding.columnar:
+            counts, values, keys = made.counts, made.pieces, pa.nulls(len(made.pieces), pa.binary())
+        else:
+            gone = table[GONE].to_numpy()[left]
+            at = np.where(gone, 0, np.cumsum(~gone) - 1)
+            counts, keys = np.ones(len(gone), np.int64), table[KEY].filter(pa.array(left)).combine_chunks()
+            values = made.pieces.take(pa.array(at, mask=gone)) if len(made.pieces) else pa.nulls(len(gone), pa.binary())
+        if not len(counts):
+            return
+        con.register("_pieces", pa.table({"n": pa.array(np.cumsum(counts)), "key": keys, "value": values}))
         mine = f"sink = {self._name}"
         con.execute(
-            f"INSERT INTO merganser.outbox SELECT {self._name}, (SELECT seq FROM merganser.sinks WHERE {mine})"
-            f" + row_number() OVER (ORDER BY {self._order}), {epoch.number}, {self._key}, {self._value}"
-            f" FROM (SELECT * FROM {rows.relation}{self._which})"
+            f"INSERT INTO merganser.outbox SELECT {self._name}, (SELECT seq FROM merganser.sinks WHERE {mine}) + n,"
+            f" {epoch.number}, key, value FROM _pieces"
         )
+        con.unregister("_pieces")
         con.execute(
             f"UPDATE merganser.sinks SET seq = (SELECT max(seq) FROM merganser.outbox WHERE {mine}) WHERE {mine}"
         )
-        return Emitted((Outcome(applied=rows.count),))
+
+    def _refusals(self, table: pa.Table, made: Encoded) -> list[Refusal]:
+        found = table.take(pa.array(sorted(made.refused)))
+        count = len(found)
+        seqs = found[SEQ].to_pylist() if SEQ in found.column_names else [0] * count
+        parts = found[PART].to_pylist() if PART in found.column_names else [""] * count
+        rows = found[ROW].to_pylist()
+        where = f"write ({self.node.where})"
+        return [
+            Refusal(seqs[i] or 0, parts[i] or "", rows[i], made.refused[n][0], f"{where}: {made.refused[n][1]}")
+            for i, n in enumerate(sorted(made.refused))
+        ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from merganser.codecs.encoding import Encoding
 from merganser.plan.node import Columns, Node
 from merganser.plan.steps import Aggregated, Changes, Fold, Latest
 from merganser.sources import Connector
@@ -25,6 +26,7 @@ class Write(Materialize):
 
     sink: Connector
     key: str | None
+    encoding: Encoding
 
     @property
     def upserts(self) -> bool:
@@ -35,6 +37,10 @@ class Write(Materialize):
 
     def line(self, of: str = "·", *others: str) -> str:
         return f"Write[{of}, {self.sink.describe()}]"
+
+    def kept_as(self) -> str | None:
+        how = self.encoding.describe()
+        return f"Encode[·, {how}]" if how else None
 
 
 @dataclass(frozen=True)

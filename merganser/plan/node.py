@@ -41,6 +41,10 @@ class Node:
         """The node on one line, given names for its inputs."""
         raise NotImplementedError
 
+    def kept_as(self) -> str | None:
+        """A line on how rows are encoded where they are sent on, which another plan must not change; None where it is as usual."""
+        return None
+
     @property
     def inputs(self) -> tuple[Node, ...]:
         """The nodes that it reads from, in the order of its fields."""
@@ -154,4 +158,5 @@ def signature(node: Node) -> list[str]:
     lines = signature(node.inputs[0])
     for other in node.inputs[1:]:
         lines += [f"  {line}" for line in signature(other)]
-    return lines if node.kept else [*lines, node.line()]
+    last = node.kept_as() if node.kept else node.line()
+    return lines if last is None else [*lines, last]

@@ -164,6 +164,23 @@ def at_index(message: Message, path: list[int]) -> Message:
     raise IndexError(path)
 
 
+def index_of(message: Message) -> list[int]:
+    """The Confluent message index of a message: its place in the file, or in the message that it stands in, outermost first."""
+    path: list[int] = []
+    descriptor: Any = message.descriptor
+    while descriptor is not None:
+        within = descriptor.containing_type
+        siblings = within.nested_types if within is not None else descriptor.file.message_types_by_name.values()
+        path.insert(0, [d.full_name for d in siblings].index(descriptor.full_name))
+        descriptor = within
+    return path
+
+
+def imports(message: Message) -> list[str]:
+    """The files that a message's own file imports, but for Google's."""
+    return [d.name for d in message.descriptor.file.dependencies if not d.name.startswith("google/protobuf/")]
+
+
 # -- messages to columns ------------------------------------------------------------------------------------------------
 
 

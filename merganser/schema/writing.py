@@ -106,7 +106,7 @@ class _Avro(_Notation):
         fields, columns = [], {}
         for c in self.schema.columns:
             self.column = c.name
-            tree = self.of(parse(c.type), _title(c.name))
+            tree = self.of(parse(c.type), title(c.name))
             if not c.required:
                 tree = ["null", *tree] if isinstance(tree, list) else ["null", tree]
             fields.append({"name": c.name, "type": tree} | ({} if c.required else {"default": None}))
@@ -124,10 +124,10 @@ class _Avro(_Notation):
                 self.notes.append((self.column, "Avro's maps have texts as keys"))
             return {"type": "map", "values": self.nullable(kind.inner[1][1], name)}
         if kind.name == "STRUCT":
-            inner = [{"name": n, "type": self.nullable(t, f"{name}_{_title(n)}"), "default": None} for n, t in kind.inner]
+            inner = [{"name": n, "type": self.nullable(t, f"{name}_{title(n)}"), "default": None} for n, t in kind.inner]
             return {"type": "record", "name": name, "fields": inner}
         if kind.name == "UNION":
-            return [self.of(t, f"{name}_{_title(n)}") for n, t in kind.inner]
+            return [self.of(t, f"{name}_{title(n)}") for n, t in kind.inner]
         if kind.name == "INTERVAL":
             return {"type": "fixed", "name": f"{name}_Duration", "size": 12, "logicalType": "duration"}
         if kind.name not in AVRO:
@@ -160,14 +160,14 @@ class _Proto(_Notation):
                 members = []
                 for label, inner in kind.inner:
                     number += 1
-                    made, below = self.of(inner, _title(f"{column.name}_{label}"), indent)
+                    made, below = self.of(inner, title(f"{column.name}_{label}"), indent)
                     nested += below
                     members.append(f"{made} {_ident(column.name)}_{_ident(label)} = {number};")
                 columns[column.name] = f"oneof {_ident(column.name)} {{ {' '.join(members)} }}"
                 lines.append(f"{indent}  {columns[column.name]}")
                 continue
             number += 1
-            made, below = self.of(kind, _title(column.name), indent)
+            made, below = self.of(kind, title(column.name), indent)
             nested += below
             plain = not made.startswith(("repeated ", "map<", "google.")) and kind.name != "STRUCT"
             label = "optional " if not column.required and plain else ""
@@ -234,7 +234,8 @@ class _Json(_Notation):
         return dict(JSON_TYPES.get(kind.name, {"type": "string"}))
 
 
-def _title(name: str) -> str:
+def title(name: str) -> str:
+    """A name as records and messages are called: ``OrdersPerDay``."""
     return "".join(part[:1].upper() + part[1:] for part in re.split(r"\W|_", name)) or "Part"
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
+from merganser.codecs.encoding import Encoding
 from merganser.errors import FlowError, MerganserError
 from merganser.sources import Connector
 from merganser.sources.files import Files
@@ -57,19 +58,24 @@ ADAPTERS: tuple[tuple[type, str], ...] = (
 )
 
 
-def writer(connector: Connector, name: str, sender: str) -> Writer:
+def writer(connector: Connector, name: str, sender: str, encoding: Encoding) -> Writer:
     """A writer for a sink. ``sender``: what tells this store's rows from those of others, for ever."""
-    return _module(connector).open(connector, name, sender)
+    return _module(connector).open(connector, name, sender, encoding)
 
 
-def content(connector: Connector, name: str, sender: str) -> dict[int, Content]:
-    """What a reader finds there of a sender's rows, by their number. For ``verify``."""
-    return _module(connector).content(connector, name, sender)
+def content(connector: Connector, name: str, sender: str, encoding: Encoding) -> dict[int, Content]:
+    """What a reader finds there of a sender's rows: each by its number. For ``verify``."""
+    return _module(connector).content(connector, name, sender, encoding)
 
 
 def check(connector: Any) -> None:
     """Raise a FlowError if nothing can be written there."""
     _module(connector).check(connector)
+
+
+def format_of(connector: Connector) -> str:
+    """The format that is written there, as ``codecs.encoding`` names it."""
+    return _module(connector).format_of(connector)
 
 
 def default_name(connector: Connector) -> str:
@@ -80,9 +86,11 @@ def default_name(connector: Connector) -> str:
 class Adapter(Protocol):
     """What the module of a kind of sink has; see the functions of the same names here."""
 
-    def open(self, connector: Any, name: str, sender: str) -> Writer: ...
+    def open(self, connector: Any, name: str, sender: str, encoding: Encoding) -> Writer: ...
 
-    def content(self, connector: Any, name: str, sender: str) -> dict[int, Content]: ...
+    def content(self, connector: Any, name: str, sender: str, encoding: Encoding) -> dict[int, Content]: ...
+
+    def format_of(self, connector: Any) -> str: ...
 
     def check(self, connector: Any) -> None: ...
 

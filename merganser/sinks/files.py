@@ -1,7 +1,7 @@
-"""Files as a sink: each delivery is a file of JSON Lines, that appears whole or not at all.
+"""Files as a sink: each delivery is a file, that appears whole or not at all.
 
 ``mg.files("out/orders-*.jsonl")``: the star becomes ``SENDER-FIRST-LAST``, the store that sent it and the numbers of its first
-and last row. So the names say what is there, and nothing else has to be kept.
+and last row. So the names say what is there, and nothing else has to be kept. The format goes by the name, as it is read.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from merganser import faults
+from merganser.codecs.encoding import Encoding
 from merganser.errors import FlowError, StoreError
 from merganser.sinks import Content, Sent
+from merganser.sinks.layouts import layout, pieces
+from merganser.sources import files as sources
 from merganser.sources.files import Files
 
 DIGITS = 12
@@ -23,28 +26,34 @@ DIGITS = 12
 def pattern(files: Files) -> Path:
     """Folder and name with one star. Raises FlowError with what is expected."""
     path = Path(files.paths[0])
-    if len(files.paths) != 1 or path.name.count("*") != 1 or "*" in str(path.parent) or path.suffix != ".jsonl":
+    if len(files.paths) != 1 or path.name.count("*") != 1 or "*" in str(path.parent):
         raise FlowError(
-            f"write(mg.files({', '.join(map(repr, files.paths))})): rows are written to files of JSON Lines whose name has"
-            " one star, such as 'out/orders-*.jsonl'"
+            f"write(mg.files({', '.join(map(repr, files.paths))})): rows are written to files whose name has one star and says"
+            " the format, such as 'out/orders-*.jsonl' or 'out/orders-*.parquet'"
         )
+    sources.format_of(path.name)
     return path
 
 
-def open(connector: Files, name: str, sender: str) -> FilesWriter:
-    return FilesWriter(connector, name, sender)
+def open(connector: Files, name: str, sender: str, encoding: Encoding) -> FilesWriter:
+    return FilesWriter(connector, name, sender, encoding)
 
 
-def content(connector: Files, name: str, sender: str) -> dict[int, Content]:
+def content(connector: Files, name: str, sender: str, encoding: Encoding) -> dict[int, Content]:
     found: dict[int, Content] = {}
-    for path, first in FilesWriter(connector, name, sender).written():
-        for number, line in enumerate(path.read_bytes().splitlines(), first):
-            found[number] = None, None if line == b"null" else line
+    for path, first, last in FilesWriter(connector, name, sender, encoding).written():
+        for number, piece in enumerate(pieces(path, encoding), last if encoding.columnar else first):
+            found[number] = None, piece
     return found
 
 
 def check(connector: Files) -> None:
     pattern(connector)
+
+
+def format_of(connector: Files) -> str:
+    kind = sources.format_of(pattern(connector).name)[0]
+    return "json" if kind == "jsonl" else kind
 
 
 def default_name(connector: Files) -> str:
@@ -54,10 +63,10 @@ def default_name(connector: Files) -> str:
 class FilesWriter:
     """Writes files beside their final names and renames them."""
 
-    def __init__(self, files: Files, name: str, sender: str) -> None:
+    def __init__(self, files: Files, name: str, sender: str, encoding: Encoding) -> None:
         path = pattern(files)
         sender = sender if name == default_name(files) else f"{sender}-{name}"
-        self._folder, self._sender = path.parent, sender
+        self._folder, self._sender, self._encoding = path.parent, sender, encoding
         self._before, self._after = path.name.split("*")
         numbers = rf"(\d{{{DIGITS},}})-(\d{{{DIGITS},}})"
         self._mine = re.compile(f"{re.escape(self._before)}{re.escape(sender)}-{numbers}{re.escape(self._after)}")
@@ -67,24 +76,21 @@ class FilesWriter:
             raise StoreError(f"cannot write to {self._folder}: {error.strerror}") from None
 
     def last(self) -> int:
-        return max((int(self._match(path)[2]) for path, _ in self.written()), default=0)
+        return max((last for _, _, last in self.written()), default=0)
 
-    def written(self) -> list[tuple[Path, int]]:
-        """The files of this sender, with the number of the first row of each."""
-        mine = (path for path in self._folder.iterdir() if self._mine.fullmatch(path.name))
-        return sorted((path, int(self._match(path)[1])) for path in mine)
-
-    def _match(self, path: Path) -> re.Match[str]:
-        match = self._mine.fullmatch(path.name)
-        assert match
-        return match
+    def written(self) -> list[tuple[Path, int, int]]:
+        """The files of this sender, with the numbers of the first and last row of each."""
+        found = ((path, self._mine.fullmatch(path.name)) for path in self._folder.iterdir())
+        return sorted((path, int(match[1]), int(match[2])) for path, match in found if match)
 
     def send(self, rows: Sequence[Sent]) -> None:
-        name = f"{self._before}{self._sender}-{rows[0].seq:0{DIGITS}}-{rows[-1].seq:0{DIGITS}}{self._after}"
+        made, count = layout(self._after, [row.value for row in rows], self._encoding)
+        first, last = rows[-1].seq - count + 1, rows[-1].seq
+        name = f"{self._before}{self._sender}-{first:0{DIGITS}}-{last:0{DIGITS}}{self._after}"
         part = self._folder / f".{self._before}{self._sender}.part"  # a dot: no source takes it for events
         try:
             with part.open("wb") as file:
-                file.writelines((row.value or b"null") + b"\n" for row in rows)
+                file.write(made)
                 file.flush()
                 os.fsync(file.fileno())
             faults.point("sink.within")

@@ -15,6 +15,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 
 from merganser import faults
 from merganser.brokers import HEALS, TIMEOUT
+from merganser.codecs.encoding import Encoding
 from merganser.codecs.messages import Messages
 from merganser.errors import FlowError, SourceError, StoreError
 from merganser.sinks import Content, Sent, SinkAwayError
@@ -31,11 +32,11 @@ LASTING = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, Kafk
 """Errors that sending the same again does not mend."""
 
 
-def open(connector: Kafka, name: str, sender: str) -> KafkaWriter:
+def open(connector: Kafka, name: str, sender: str, encoding: Encoding) -> KafkaWriter:
     return KafkaWriter(connector, name, sender)
 
 
-def content(connector: Kafka, name: str, sender: str) -> dict[int, Content]:
+def content(connector: Kafka, name: str, sender: str, encoding: Encoding) -> dict[int, Content]:
     found: dict[int, Content] = {}
     reader = replace(connector, columns=(("k", "key"), ("h", "headers")), start="earliest").open(f"verify-{sender}", follow=False)
     left = connector.partitions()
@@ -64,8 +65,10 @@ def check(connector: Kafka) -> None:
         raise FlowError(f"write() takes one topic, not {' '.join(connector.names)}")
     if any(origin != "key" for _, origin in connector.columns):
         raise FlowError("write(mg.kafka(…)): columns= is for sources; key= names the column of the key")
-    if connector.format != "json" or connector.registry is not None:
-        raise FlowError("write(mg.kafka(…)) sends JSON; format= and registry= are for sources")
+
+
+def format_of(connector: Kafka) -> str:
+    return connector.format
 
 
 def default_name(connector: Kafka) -> str:

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from merganser.codecs.encoding import Encoding
 from merganser.sinks import Content, Sent
 from merganser.sources.memory import Memory
 
 
-def open(connector: Memory, name: str, sender: str) -> MemoryWriter:
+def open(connector: Memory, name: str, sender: str, encoding: Encoding) -> MemoryWriter:
     return MemoryWriter(connector, name, sender)
 
 
-def content(connector: Memory, name: str, sender: str) -> dict[int, Content]:
+def content(connector: Memory, name: str, sender: str, encoding: Encoding) -> dict[int, Content]:
     return {row[0]: (row[2], row[3]) for row in connector.sent.get((sender, name), [])}
 
 
 def check(connector: Memory) -> None:
     pass
+
+
+def format_of(connector: Memory) -> str:
+    return "json"
 
 
 def default_name(connector: Memory) -> str:

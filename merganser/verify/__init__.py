@@ -7,7 +7,6 @@ plain Python, over all rows (``batch``).
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,13 +16,18 @@ import duckdb
 import pyarrow as pa
 
 from merganser import sinks
+from merganser.codecs import encoding
+from merganser.codecs.encoding.fitting import plain
+from merganser.codecs.encoding.reading import reading
+from merganser.codecs.shapes import Leaves, has, remade
 from merganser.errors import UsageError
 from merganser.flow import Flow
 from merganser.plan import Aggregated, Changes, Final, Materialize, Write
 from merganser.query.connection import connect
 from merganser.query.snapshot import copy
+from merganser.schema.types import parse
 from merganser.scratch import CONFIG
-from merganser.sql import literal, quote
+from merganser.sql import quote
 from merganser.store import Store
 from merganser.verify.batch import Batch
 from merganser.verify.events import load, resumed, skipped
@@ -32,6 +36,13 @@ EXACT = 1e-9
 """Relative difference that sums of floating-point numbers may have, since addition depends on its order."""
 APPROXIMATE = 0.1
 """Relative difference that approximate aggregates (``approx_quantile``) may have."""
+
+
+UNORDERED: Leaves = {
+    "MAP": lambda value: f"map_from_entries(list_sort(map_entries({value})))",
+    "JSON": lambda value: f"json({value})",
+}
+"""What is the same value in another order, or with other spaces, in formats to which these mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +103,7 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
             names.remove("retracted")
         columns = ", ".join(quote(n) for n in names)
         if isinstance(view, Write):
+            _leave_out(con, view)
             _load_sent(con, store, view)
         else:
             con.register("_found", store.table(f"SELECT {columns} FROM {quote(view.name)}"))
@@ -99,26 +111,39 @@ def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
         return _compare(con, view, names)
 
 
+def _leave_out(con: duckdb.DuckDBPyConnection, write: Write) -> None:
+    """Take the rows that cannot be written out of ``expected``: they are dead letters."""
+    kinds = {n: t for n, t in write.columns.items() if n in write.encoding.target}
+    change = ", false AS retracted" if "retracted" in kinds else ""
+    con.execute(f"CREATE TABLE _all AS SELECT row_number() OVER () - 1 AS _n, *{change} FROM expected")
+    rows = con.sql(f"SELECT {encoding.select(write.encoding, kinds)} FROM _all ORDER BY _n").to_arrow_table()
+    refused = encoding.encoder(write.encoding).encode(rows).refused
+    con.register("_refused", pa.table({"n": pa.array(list(refused), pa.int64())}))
+    trees = {n: parse(plain(t)) for n, t in kinds.items()}
+    casts = ", ".join(f"{remade(quote(n), t, UNORDERED)} AS {quote(n)}" for n, t in trees.items() if has(t, UNORDERED))
+    same = f" REPLACE ({casts})" if casts else ""
+    names = f"* EXCLUDE (_n{', retracted' if change else ''}){same}"
+    con.execute(f"CREATE OR REPLACE TABLE expected AS SELECT {names} FROM _all WHERE _n NOT IN (SELECT n FROM _refused)")
+    con.unregister("_refused")
+
+
 def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> None:
     """The table ``found`` of the rows that a sink has, and those that still wait in the outbox."""
-    there = sinks.content(write.sink, write.name, store.identity())
+    there = sinks.content(write.sink, write.name, store.identity(), write.encoding)
     waiting = store.rows("SELECT seq, key, value FROM merganser.outbox WHERE sink = ?", [write.name])
     last = store.value("SELECT seq FROM merganser.sinks WHERE sink = ?", [write.name]) or 0
     there = {seq: row for seq, row in there.items() if seq <= last}  # a flow may have gone on since
     rows = {**{seq: (key and bytes(key), value and bytes(value)) for seq, key, value in waiting}, **there}
-    keys, values = ([row[i] for row in rows.values()] for i in (0, 1))
-    sent = pa.table({"_number": list(rows), "_key": pa.array(keys, pa.binary()), "value": pa.array(values, pa.binary())})
-    con.register("_sent", sent)
-    which = "_sent"
     if write.upserts:
         # As a compacted topic has it: the last message of each key, and none where that is a tombstone.
-        which = "(SELECT DISTINCT ON (_key) * FROM _sent ORDER BY _number DESC)"
-    spec = literal(json.dumps(write.columns))
-    con.execute(f"CREATE TABLE found AS SELECT unnest(from_json(decode(value), {spec})) FROM {which} WHERE value IS NOT NULL")
+        rows = {key: (key, value) for _, (key, value) in sorted(rows.items())}
+    con.register("_read", reading(write.encoding)([value for _, value in rows.values() if value is not None]))
+    columns = {n: t for n, t in write.columns.items() if n in write.encoding.target}
+    casts = ", ".join(f"{remade(f'({quote(n)}::{t})', parse(plain(t)), UNORDERED)} AS {quote(n)}" for n, t in columns.items())
+    con.execute(f"CREATE TABLE found AS SELECT {casts} FROM _read")
+    con.unregister("_read")
     names = ", ".join(quote(n) for n in write.columns if n != "retracted")
-    if write.upserts:
-        con.execute(f"CREATE OR REPLACE TABLE found AS SELECT {names} FROM found")
-    elif isinstance(write.input, Changes):
+    if isinstance(write.input, Changes) and not write.upserts:
         counted = f"SELECT {names}, sum(if(retracted, -1, 1)) AS _left FROM found GROUP BY ALL"
         # A row that was taken back more often than it was sent shows too: as one that batch SQL does not have.
         counted = f"SELECT unnest(range(abs(_left)::BIGINT)), * FROM ({counted})"

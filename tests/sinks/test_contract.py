@@ -9,14 +9,22 @@ import pytest
 
 import merganser as mg
 from merganser import sinks
+from merganser.codecs.encoding import Encoding
+from merganser.schema import Schema
 from merganser.sinks import Sent
 from tests.kafka.fixture import Kafka
 from tests.sinks.contract import Case, check, rows
 
+JSON = Encoding("json", Schema(()))
+
 
 def test_memory() -> None:
     memory = mg.memory([])
-    case = Case(lambda sender: sinks.writer(memory, "out", sender), lambda: [r.value for s in memory.sent.values() for r in s])
+
+    def content() -> list[bytes | None]:
+        return [r.value for s in memory.sent.values() for r in s]
+
+    case = Case(lambda sender: sinks.writer(memory, "out", sender, JSON), content)
     check(case, 0)
 
 
@@ -27,14 +35,14 @@ def test_files(seed: int, tmp_path: Path) -> None:
         return [None if line == b"null" else line for line in lines]
 
     files = mg.files(f"{tmp_path}/out/o-*.jsonl")
-    check(Case(lambda sender: sinks.writer(files, "out", sender), content), seed)
+    check(Case(lambda sender: sinks.writer(files, "out", sender, JSON), content), seed)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_kafka(seed: int, kafka: Kafka) -> None:
     topic = kafka.topic()
     case = Case(
-        lambda sender: sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", sender),
+        lambda sender: sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", sender, JSON),
         lambda: [m.value() for m in kafka.read(topic)],
     )
     check(case, seed)
@@ -42,7 +50,7 @@ def test_kafka(seed: int, kafka: Kafka) -> None:
 
 def test_each_message_carries_its_epoch_and_number(kafka: Kafka) -> None:
     topic = kafka.topic(3)
-    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "cccc")
+    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "cccc", JSON)
     writer.send(rows(1, 20))
     writer.close()
     found = {}
@@ -56,7 +64,7 @@ def test_each_message_carries_its_epoch_and_number(kafka: Kafka) -> None:
 
 def test_a_second_writer_fences_the_first_off(kafka: Kafka) -> None:
     topic = kafka.topic()
-    first, second = (sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "dddd") for _ in range(2))
+    first, second = (sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "dddd", JSON) for _ in range(2))
     first.send(rows(1, 3))
     assert second.last() == 3
     with pytest.raises(mg.StoreError, match="another process sends with the identity of this store"):
@@ -68,7 +76,7 @@ def test_a_second_writer_fences_the_first_off(kafka: Kafka) -> None:
 
 def test_a_row_that_is_too_large_is_no_matter_of_patience(kafka: Kafka) -> None:
     topic = kafka.topic(max_message_bytes="2000")
-    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "eeee")
+    writer = sinks.writer(mg.kafka(topic, brokers=kafka.plain), "out", "eeee", JSON)
     for size in (5000, 2_000_000):  # for the broker, for the client
         with pytest.raises(mg.SourceError, match=r"takes no message of this size.*max\.message\.bytes.*sink 'out'") as found:
             writer.send([rows(1, 1)[0], Sent(2, 1, b"k", random.Random(0).randbytes(size))])
@@ -80,6 +88,6 @@ def test_a_row_that_is_too_large_is_no_matter_of_patience(kafka: Kafka) -> None:
 
 def test_a_topic_that_there_is_not(kafka: Kafka) -> None:
     topic = kafka.topic(name=f"out-{kafka.topic()}")
-    writer = sinks.writer(mg.kafka(f"{topic}s", brokers=kafka.plain), "out", "ffff")
+    writer = sinks.writer(mg.kafka(f"{topic}s", brokers=kafka.plain), "out", "ffff", JSON)
     with pytest.raises(mg.UsageError, match=f"there is no topic '{topic}s' at .*, did you mean '{topic}'"):
         writer.send(rows(1, 1))

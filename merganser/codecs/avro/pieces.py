@@ -23,10 +23,12 @@ CANONICAL_UUID = r"^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}
 
 @dataclass
 class Null:
-    type: pa.DataType = field(default_factory=pa.null)
+    """Nothing, in a column that can only be NULL: a VARCHAR, as such a one is declared."""
+
+    type: pa.DataType = field(default_factory=pa.utf8)
 
     def read(self, c: Cursor) -> pa.Array:
-        return pa.nulls(len(c))
+        return pa.nulls(len(c), self.type)
 
     def skip(self, c: Cursor) -> None:
         pass

@@ -192,7 +192,7 @@ class Resolver:
         for f in w["fields"]:
             at = places.get(f["name"], by_alias.get(f["name"]))
             if at is None or at in taken:
-                written.append((Resolver(self.writer, self.writer).resolve(f["type"], f["type"], f"{path}/{f['name']}"), None))
+                written.append((self._skipped(f["type"], f"{path}/{f['name']}"), None))
                 continue
             taken.add(at)
             written.append((self.resolve(f["type"], r["fields"][at]["type"], f"{path}/{f['name']}"), at))
@@ -202,7 +202,7 @@ class Resolver:
                 continue
             if "default" not in f:
                 raise Unresolvable(f"{path}/{f['name']}", "the writer has no such field, and it has no default")
-            kind = Resolver(self.reader, self.reader, _within=self._within).resolve(f["type"], f["type"], path).type
+            kind = self._own(f["type"], path)
             defaults[place] = self._default(f["type"], f["default"]), kind
         return Record(written, [f["name"] for f in r["fields"]], defaults)
 
@@ -218,8 +218,8 @@ class Resolver:
                 branch, node = self._branch(tree, r, path)
                 branches.append((node, places[branch]))
             except Unresolvable as error:
-                own = Resolver(self.writer, self.writer).resolve(tree, tree, path)
-                branches.append((Mismatch(own, error.detail, kind or pa.null()), 0))
+                own = self._skipped(tree, path)
+                branches.append((Mismatch(own, error.detail, kind or pa.utf8()), 0))
         if kind is None:
             types = [node.type for node, place in branches if place is not None and not isinstance(node, Mismatch)]
             single = [b for b in (r if isinstance(r, list) else [r]) if self.reader.resolve(b) != "null"]
@@ -228,12 +228,20 @@ class Resolver:
                 if isinstance(node, Mismatch):
                     branches[i] = (Mismatch(node.of, node.detail, whole), place)
             if not isinstance(r, list) and self.reader.resolve(r) == "null":
-                whole = pa.null()
+                whole = pa.utf8()
             return Union(branches, whole)
         return Union([(_typed(node, kind, place), place) for node, place in branches], kind)
 
     def _own(self, tree: Any, path: str) -> pa.DataType:
-        return Resolver(self.reader, self.reader, _within=self._within).resolve(tree, tree, path).type
+        return self._alone().resolve(tree, tree, path).type
+
+    def _alone(self) -> Resolver:
+        """A resolver of the reader's types by themselves, to which those that are being resolved are what they are here."""
+        return Resolver(self.reader, self.reader, {(r, r): Again() for _, r in self._open}, self._within)
+
+    def _skipped(self, tree: Any, path: str) -> Node:
+        """A node for what the writer has and the reader has not."""
+        return Resolver(self.writer, self.writer).resolve(tree, tree, path)
 
     def _places(self, r: Any) -> list[int | None]:
         """For each branch of the reader: its place among those that are not null."""

@@ -73,8 +73,17 @@ def _one(value: Any, field: FieldDescriptor) -> Any:
             tree = json_format.MessageToDict(value, preserving_proto_field_name=True)
         except (json_format.Error, ValueError, TypeError) as error:
             raise Broken("wrong type", f"field {field.name} has no form in JSON: {error}") from None
-        return json.dumps(tree, ensure_ascii=False)
+        return json.dumps(_whole(tree), ensure_ascii=False)
     return _fields(value, descriptor)
+
+
+def _whole(tree: Any) -> Any:
+    """Numbers without a fraction as such: JSON of these messages knows DOUBLEs only, and ``1.0`` is ``1``."""
+    if isinstance(tree, dict):
+        return {key: _whole(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_whole(value) for value in tree]
+    return int(tree) if isinstance(tree, float) and tree.is_integer() and abs(tree) < 1 << 53 else tree
 
 
 def _moment(value: Any, field: FieldDescriptor, duration: bool) -> Any:

@@ -1,0 +1,52 @@
+"""What is written is read by the reference libraries, and by our own readers, as the values that were given."""
+
+from __future__ import annotations
+
+import io
+
+import fastavro
+from hypothesis import given
+from hypothesis import strategies as st
+
+from merganser.codecs.encoding.avro import datums
+from merganser.codecs.encoding.pieces import Trouble
+from merganser.codecs.encoding.protobuf import messages
+from merganser.schema.avro import parse
+from tests.codecs.avro_data import records, same
+from tests.codecs.proto_data import message_types
+from tests.codecs.proto_data import messages as proto_messages
+from tests.codecs.test_avro import SLOW, read, write
+from tests.codecs.test_protobuf import by_reference, comparable
+from tests.codecs.test_protobuf import read as read_messages
+
+
+@SLOW
+@given(st.data())
+def test_fastavro_reads_the_datums_as_the_values_they_were(data: st.DataObject) -> None:
+    tree, values = data.draw(records())
+    rows = data.draw(st.lists(values, min_size=1, max_size=6))
+    parsed = fastavro.parse_schema(tree)
+    theirs = write(tree, rows)
+    table, _, _ = read(tree, theirs)
+    trouble = Trouble()
+    ours = datums(parse(tree, "test"), table, trouble).to_pylist()
+    assert not trouble.of
+    assert all(map(same, table.to_pylist(), (fastavro.schemaless_reader(io.BytesIO(raw), parsed) for raw in ours)))
+    assert read(tree, ours)[0].equals(table) or "nan" in str(table.to_pylist())
+
+
+@SLOW
+@given(st.data())
+def test_googles_library_reads_the_messages_as_the_values_they_were(data: st.DataObject) -> None:
+    kind = data.draw(message_types())
+    theirs = [m.SerializeToString() for m in data.draw(st.lists(proto_messages(kind), min_size=1, max_size=6))]
+    table, numbers, _ = read_messages(kind, theirs)
+    trouble = Trouble()
+    ours = messages(kind, table, trouble).to_pylist()
+    assert not trouble.of
+    for i, raw in enumerate(ours):
+        expected = kind.kind.FromString(theirs[numbers[i]])
+        assert comparable(by_reference(kind, raw, table.schema)) == comparable(table.slice(i, 1).to_pylist()[0])
+        if not any(t in str(table.schema) for t in ("timestamp", "interval")):  # finer than a microsecond is cut off
+            assert kind.kind.FromString(raw) == expected or "nan" in str(expected)
+            assert len(raw) == len(expected.SerializeToString())
