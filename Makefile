@@ -1,6 +1,6 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka fuzz clean
+.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka crash-shop fuzz clean
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
@@ -58,6 +58,9 @@ bench-kafka: .venv/.installed  ## measure flows from Kafka against a loop that o
 
 crash: .venv/.installed  ## kill runs at N random times (make crash N=1000)
 	$(BIN)/python -m tests.crash.run $(N)
+
+crash-shop: .venv/.installed  ## kill a shop with a write model and a saga 200 times (make crash-shop N=200)
+	$(BIN)/python -m tests.crash.run_shop $(if $(filter command line,$(origin N)),$(N),200)
 
 crash-kafka: .venv/.installed  ## kill a flow from Kafka to Kafka 200 times (make crash-kafka N=200), and the broker 10 times
 	$(BIN)/python -m tests.crash.run_kafka $(if $(filter command line,$(origin N)),$(N),200)

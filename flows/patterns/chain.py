@@ -12,15 +12,15 @@ placing = mg.Flow("placing")
     placing.read(orders)
     .deduplicate()
     .filter("type = 'OrderPlaced'")
-    .select("order_id", "customer_id", "at", "amount")
+    .select("order_id", "customer_id", "happened_at", "amount")
     .write(mg.kafka(TOPIC, brokers=BROKERS, key="customer_id"), name="placed")
 )
 
 orders_placed = mg.source(
     "orders_placed",
     mg.kafka(TOPIC, brokers=BROKERS),
-    schema={"order_id": "VARCHAR NOT NULL", "customer_id": "VARCHAR", "at": "TIMESTAMPTZ", "amount": "DECIMAL(10,2)"},
-    time="at",
+    schema={"order_id": "VARCHAR NOT NULL", "customer_id": "VARCHAR", "happened_at": "TIMESTAMPTZ", "amount": "DECIMAL(10,2)"},
+    time="happened_at",
     lateness="2 minutes",
 )
 counting = mg.Flow("counting")

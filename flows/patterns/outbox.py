@@ -10,21 +10,21 @@ shop_events = mg.source(
         mg.secret(env="SHOP_DATABASE"),  # postgresql://user@host/shop
         table="outbox",
         payload="payload",  # the event, as JSON
-        columns={"event_id": "id", "type": "type", "at": "created_at"},  # columns of the table beside it
+        columns={"event_id": "id", "type": "type", "happened_at": "created_at"},  # columns of the table beside it
     ),
     schema={
         "event_id": "BIGINT NOT NULL",
         "type": "VARCHAR NOT NULL",
-        "at": "TIMESTAMPTZ NOT NULL",
+        "happened_at": "TIMESTAMPTZ NOT NULL",
         "order_id": "VARCHAR NOT NULL",
         "amount": "DECIMAL(10,2)",
     },
-    time="at",
+    time="happened_at",
     lateness="1 minute",
     id="event_id",
     key="order_id",
 )
 
-placed = flow.read(shop_events).filter("type = 'OrderPlaced'").select("order_id", "amount", "at")
+placed = flow.read(shop_events).filter("type = 'OrderPlaced'").select("order_id", "amount", "happened_at")
 placed.materialize("placed")
 placed.filter("amount > 50").write(mg.files("large/orders-*.jsonl"))

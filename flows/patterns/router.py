@@ -16,7 +16,7 @@ routes = events.route(
     {"bank": "type LIKE 'Payment%'", "warehouse": "type LIKE 'Shipment%'", "lost": "type = 'OrderCancelled'"},
     default="shop",
 )
-routes.bank.select("order_id", "at", "type", "payment_id", "amount").materialize("for_the_bank")
-routes.warehouse.select("order_id", "at", "type", "carrier", "reason").materialize("for_the_warehouse")
+routes.bank.select("order_id", "happened_at", "type", "payment_id", "amount").materialize("for_the_bank")
+routes.warehouse.select("order_id", "happened_at", "type", "carrier", "reason").materialize("for_the_warehouse")
 routes.lost.group_by("reason").aggregate(orders="count(*)").materialize("why_orders_are_lost")
 routes.shop.latest(by="order_id").materialize("for_the_shop")

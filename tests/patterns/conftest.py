@@ -28,6 +28,6 @@ def _shop(url: str) -> str:
     with psycopg.connect(url) as con:
         con.execute("CREATE TABLE outbox (id bigserial PRIMARY KEY, type text, payload jsonb, created_at timestamptz)")
         for event in map(json.loads, lines):
-            row = [event.pop("type"), event.pop("at"), json.dumps(event)]
+            row = [event.pop("type"), event.pop("happened_at"), json.dumps(event)]
             con.execute("INSERT INTO outbox (type, created_at, payload) VALUES (%s, %s, %s::jsonb - 'event_id')", row)
     return url
