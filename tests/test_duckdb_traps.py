@@ -107,3 +107,10 @@ def test_an_error_may_be_cut_in_the_middle_of_a_character(con: duckdb.DuckDBPyCo
                 con.execute("SELECT json_transform_strict(?, ?)", [line, '{"n": "INTEGER"}'])
     decoded = JsonCodec(Schema.declare({"n": "INTEGER"})).decode(Chunk("s", "0", 0, 4, Place("f", 0, 1), Lines.of(payload), {}, 1))
     assert [r.reason for r in decoded.rejects] == ["wrong type"] * 4
+
+
+def test_rows_of_an_execute_come_to_arrow_by_a_detour(con: duckdb.DuckDBPyConnection) -> None:
+    con.execute("PREPARE query AS SELECT 1 AS x")
+    with pytest.warns(UserWarning, match="extra copy"):
+        copied = con.execute("EXECUTE query").to_arrow_table()
+    assert con._submit("EXECUTE query", None, "arrow", 131072).arrow_table() == copied  # as scratch.Query does

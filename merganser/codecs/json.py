@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
@@ -99,7 +100,7 @@ class JsonCodec:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._fast = {careful: Query(self._fast_sql(careful), "_lines") for careful in (False, True)}
+        self.beside({})
         self._middle, self._slow = Query(self._middle_sql(), "_lines"), Query(self._slow_sql(), "_lines")
         self._names = list(schema.names())
         self._lenient = False
@@ -112,6 +113,15 @@ class JsonCodec:
 
     # -- the codec ------------------------------------------------------------------------------------------------
 
+    def beside(self, columns: Mapping[str, str]) -> None:
+        """Compute further columns of what is decoded in the same query, by their SQL over the schema's.
+
+        They are there where all records of a chunk are as the strict query would have them, and else, or if they cannot be
+        computed for each, not.
+        """
+        self._beside = dict(columns)
+        self._fast = {careful: Query(self._fast_sql(careful), "_lines") for careful in (False, True)}
+
     def decode(self, chunk: Chunk) -> Decoded:
         payload: Lines | Messages = chunk.payload
         assert len(payload) + len(chunk.rejects) == chunk.records
@@ -119,6 +129,12 @@ class JsonCodec:
         lines, broken = payload.text()
         if not broken and not self._lenient:
             table = self._try_fast(lines)
+            if table is None and self._beside:
+                beside = self._beside
+                self.beside({})
+                table = self._try_fast(lines)
+                if table is None:  # it is not they that fail
+                    self.beside(beside)
             if table is not None:
                 return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
         table, rows = self._leniently(lines)
@@ -154,10 +170,11 @@ class JsonCodec:
         # A boolean is 0 or 1 to DuckDB: records in which an integer is one of these are read again, integers as text,
         # which tells them apart.
         flags = [f"s.{quote(c.name)} IN (0, 1)" for c in self._schema.columns if c.type in SMALL and not careful]
-        return (
+        sql = (
             f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok, ({' OR '.join(flags) or 'false'}) AS _flags"
             f" FROM (SELECT json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
         )
+        return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
 
     def _middle_sql(self) -> str:
         """``_ok`` is true where every column is as the strict query would have it, or absent and nullable."""
@@ -223,7 +240,7 @@ class JsonCodec:
             return None
         if len(table) != len(lines) or not _all(table["_ok"]):
             return None
-        return table.select(self._names)
+        return table.select([*self._names, *self._beside])
 
     def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows that are good, and the numbers of their lines."""

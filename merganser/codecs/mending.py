@@ -53,7 +53,8 @@ class MendingCodec:
             alone = self._alone(chunk, seq, mended)
             tables.append(alone.table)
             rejects += [replace(r, seq=seq, place=mended.place, raw=mended.raw) for r in alone.rejects]
-        table = pa.concat_tables(tables)
+        names = [*self._schema.names(), SEQ]
+        table = pa.concat_tables([each.select(names) for each in tables])  # without what a codec computes beside
         return Decoded(table.take(pa.array(np.argsort(table[SEQ].to_numpy(), kind="stable"))), rejects, decoded.passed)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:

@@ -295,6 +295,7 @@ def _refused(node: Node, refusal: Refusal, fresh: Sequence[Fresh]) -> DeadLetter
     place, raw = Place(f"a row of {type(node).__name__}", None, None), r.row.encode()
     if node.events:
         chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.end)
+        assert chunk.locate is not None, "its source is one of refusing()"
         place, raw = chunk.locate([r.seq])[0]
     reject = Reject(r.seq, place, raw, r.reason, r.detail)
     if node.source.on_error == "stop":

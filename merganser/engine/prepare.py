@@ -14,16 +14,19 @@ import pyarrow as pa
 from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Chunk, Codec, Place, Reject
+from merganser.codecs.json import JsonCodec
 from merganser.codecs.mending import MendingCodec, Mends
 from merganser.codecs.messages import Messages, gathered
 from merganser.engine.times import bad_times
 from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
-from merganser.operators import PART
-from merganser.operators.deduplicate import hash_sql
+from merganser.operators import casts
+from merganser.operators.deduplicate import hash_name, hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
-from merganser.sql import literal
+
+BESIDE = "_beside_"
+"""What the names of columns begin with that are computed while decoding."""
 
 
 @dataclass(slots=True)
@@ -51,22 +54,31 @@ class Prepared:
     seqs: npt.NDArray[np.int64]
     """Ordinal of each accepted record."""
     rejects: list[Reject]
-    locate: Callable[[list[int]], list[tuple[Place, bytes]]]
-    """Where records stand, and their bytes; for rows that are refused in the store."""
+    locate: Callable[[list[int]], list[tuple[Place, bytes]]] | None
+    """Where records stand, and their bytes; None where no row can be refused in the store, so that the bytes may go."""
     branches: dict[Node, Branch] = field(default_factory=dict)
 
 
 class Preparer:
     """Prepares the chunks of one source; each worker thread has its own."""
 
-    def __init__(self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]], mends: Mends) -> None:
-        """``ends``: the last row-local node of each branch, with the deduplications that follow it. ``mends``: the source's."""
-        self._source = source
-        self._mends = mends
-        self._codec: Codec = MendingCodec(source.codec(), source.schema, mends)
+    def __init__(
+        self, source: Source, ends: Sequence[tuple[Node, Sequence[Deduplicate]]], mends: Mends, *, keeps: bool
+    ) -> None:
+        """``ends``: the last row-local node of each branch, with the deduplications that follow it. ``mends``: the source's.
+
+        ``keeps``: keep the bytes of records until they are committed, for rows that are refused late.
+        """
+        self._source, self._mends, self._keeps = source, mends, keeps
         self._first = True
-        self._ends = ends
-        self._compiled: dict[tuple[Node, str | None], RowLocal] = {}
+        self._ends = {
+            node: RowLocal(list(node.chain())[-1], node, extra={hash_name(f): hash_sql(f) for f in followers})
+            for node, followers in ends
+        }
+        codec = source.codec()
+        if isinstance(codec, JsonCodec) and not casts({c.name: c.type for c in source.schema.columns}):
+            codec.beside({_beside(i, name): sql for i, end in enumerate(self._ends.values()) for name, sql in end.marks.items()})
+        self._codec: Codec = MendingCodec(codec, source.schema, mends)
 
     def prepare(self, chunks: Sequence[Chunk]) -> list[Prepared]:
         """What each chunk gives. Messages are decoded at once, whatever their partitions: these may be many, with few each."""
@@ -99,24 +111,25 @@ class Preparer:
         parts = _parts(chunk)
         cuts = np.searchsorted(seqs, _bounds(parts)) if parts else np.array([0, len(seqs)])
         table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times, cuts)))
-        if parts:
-            which = np.repeat(np.arange(len(parts), dtype=np.int32), np.diff(cuts))
-            table = table.append_column(PART, pa.DictionaryArray.from_arrays(which, pa.array([p.partition for p in parts])))
         prepared = Prepared(
             chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
             self._locate(chunk),
         )  # fmt: skip
-        for node, followers in self._ends:
-            prepared.branches[node] = self._branch(node, followers, chunk, table)
+        plain = table.select([n for n in table.column_names if not n.startswith(BESIDE)])
+        for i, (node, compiled) in enumerate(self._ends.items()):
+            marks: pa.Table | None = None
+            if compiled.marks and _beside(i, next(iter(compiled.marks))) in table.column_names:
+                marks = pa.table({name: table[_beside(i, name)] for name in compiled.marks})
+            prepared.branches[node] = self._branch(compiled, chunk, plain, marks)
         return prepared
 
     def _nothing(self, chunk: Chunk) -> Prepared:
         """A chunk that only moves the position on."""
         none = np.empty(0, np.int64)
         prepared = Prepared(
-            chunk.source, chunk.partition, chunk.seq, chunk.end, 0, 0, chunk.position, none, none, [], locate=lambda wanted: []
+            chunk.source, chunk.partition, chunk.seq, chunk.end, 0, 0, chunk.position, none, none, [], locate=None
         )  # fmt: skip
-        prepared.branches = {node: Branch(None, []) for node, _ in self._ends}
+        prepared.branches = {node: Branch(None, []) for node in self._ends}
         return prepared
 
     def _split(self, whole: Prepared, parts: Sequence[Chunk]) -> list[Prepared]:
@@ -138,26 +151,19 @@ class Preparer:
             if branch.table is not None:
                 numbers = branch.table["_seq"].to_numpy()
                 at = branch.table.column_names.index("_seq")
-                table = branch.table.set_column(at, "_seq", pa.array(ordinals[numbers])).drop_columns([PART])
+                table = branch.table.set_column(at, "_seq", pa.array(ordinals[numbers]))
                 tables = [table.slice(a, b - a) if a < b else None for a, b in pairwise(np.searchsorted(numbers, bounds).tolist())]
             for i, prepared in enumerate(found):
                 prepared.branches[node] = Branch(tables[i], refused.get(i, []))
         return found
 
-    def _locate(self, chunk: Chunk) -> Callable[[list[int]], list[tuple[Place, bytes]]]:
-        return lambda wanted: self._codec.locate(chunk, wanted)
+    def _locate(self, chunk: Chunk) -> Callable[[list[int]], list[tuple[Place, bytes]]] | None:
+        return (lambda wanted: self._codec.locate(chunk, wanted)) if self._keeps else None
 
-    def _branch(self, node: Node, followers: Sequence[Deduplicate], chunk: Chunk, table: pa.Table) -> Branch:
-        key = node, None if _parts(chunk) else chunk.partition
-        compiled = self._compiled.get(key)
-        if compiled is None:
-            partition = PART if _parts(chunk) else literal(chunk.partition)
-            hashed = tuple(hash_sql(follower, partition) for follower in followers)
-            start = list(node.chain())[-1]
-            compiled = self._compiled[key] = RowLocal(start, node, extra=hashed)
+    def _branch(self, compiled: RowLocal, chunk: Chunk, table: pa.Table, marks: pa.Table | None) -> Branch:
         if not len(table):
             return Branch(None, [])
-        rows, refused = compiled.mark(table)
+        rows, refused = compiled.mark(table, marks)
         if not refused:
             return Branch(rows, [])
         found = self._codec.locate(chunk, [r.seq for r in refused])
@@ -181,6 +187,10 @@ class Preparer:
                 np.maximum.accumulate(times[begin:end], out=marks[begin:end])
             marks -= self._source.lateness
         return marks
+
+
+def _beside(branch: int, name: str) -> str:
+    return f"{BESIDE}{branch}{name}"
 
 
 def _parts(chunk: Chunk) -> tuple[Chunk, ...]:

@@ -35,7 +35,7 @@ from merganser.engine.lanes import Lanes, Shared
 from merganser.engine.live import LiveRun
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
-from merganser.plan import Deduplicate, Node, Source, Write, by_workers, ordered, worker_ends
+from merganser.plan import Deduplicate, Node, Source, Write, by_workers, ordered, refusing, worker_ends
 from merganser.query.server import Address, Server
 from merganser.sources import Position
 from merganser.store import Store
@@ -187,6 +187,7 @@ class Job:
         self._preparers: dict[tuple[int, str], Preparer] = {}
         """By worker thread and source."""
         self._ends = _ends(cohorts)
+        self._refusing = refusing(view for cohort in cohorts for view in cohort.views)
 
     def run(self, progress: Callable[[Progressed], None] | None, notes: tuple[str, ...], building: bool = False) -> Report:
         began = time.monotonic()
@@ -267,7 +268,9 @@ class Job:
             key = threading.get_ident(), name
             if key not in self._preparers:
                 source = next(s for s in self.sources if s.name == name)
-                self._preparers[key] = Preparer(source, self._ends[name], self._mends.get(name, {}))
+                self._preparers[key] = Preparer(
+                    source, self._ends[name], self._mends.get(name, {}), keeps=name in self._refusing
+                )
             return [("store", self._preparers[key].prepare(chunks))]
         except BaseException as error:
             self.fail(error)

@@ -90,8 +90,7 @@ class AggregateStep:
         placed = replace(rows, name=f"{self.name}_rows", table=rows.table.append_column("_w", pa.array(starts)))
         con.register(placed.name, placed.table)
         if window.overlap == 1:
-            late = rows.table["_wm"].to_numpy() >= starts + window.size
-            return placed.relation, f"_wm < _w + {window.size}" if late.any() else "true"
+            return placed.relation, f"_wm < _w + {window.size}" if _any_late(rows, window) else "true"
         each = f"SELECT * REPLACE (_w - _k * {window.every} AS _w) FROM {placed.relation} CROSS JOIN range({window.overlap}) t(_k)"
         return f"({each})", f"_w + {window.size} > _time AND _wm < _w + {window.size}"
 
@@ -239,7 +238,7 @@ class AggregateStep:
         if self.window is None or self.node.source.lateness is None or not self.input.events:
             return Outcome(applied=rows.count)
         # The last window that a row belongs to ends last, so a row late there is late everywhere.
-        if not (rows.table["_wm"].to_numpy() >= _starts(rows.table, self.window) + self.window.size).any():
+        if not _any_late(rows, self.window):
             return Outcome(applied=rows.count)
         late = f"_wm >= {self.window.last_start_sql()} + {self.window.size}"
         count = keep_late(con, self.input, self.views, rows, late, epoch, policy=self.node.late)
@@ -304,6 +303,14 @@ def _starts(rows: pa.Table, window: Window) -> Starts:
     every = np.int64(window.every)
     starts: Starts = rows["_time"].to_numpy() // every * every
     return starts
+
+
+def _any_late(rows: Rows, window: Window) -> bool:
+    """Whether there is a row that is late in the last window that it belongs to."""
+    late = rows.table["_wm"].to_numpy() >= _starts(rows.table, window) + window.size
+    if rows.condition is not None and late.any():  # such as duplicates, which are not meant
+        late &= rows.table[rows.condition].to_numpy()
+    return bool(late.any())
 
 
 def _touched(rows: pa.Table, window: Window) -> Starts:

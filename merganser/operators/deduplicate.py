@@ -21,7 +21,7 @@ from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, even
 from merganser.operators.hashset import HashSet, Mask
 from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
-from merganser.sql import literal, quote
+from merganser.sql import quote
 
 HASH = "_hash"
 
@@ -29,16 +29,16 @@ SWEEP = 262_144
 """Expired entries are swept once there are this many, and more than live ones."""
 
 
-def hash_sql(node: Deduplicate, partition: str) -> str:
-    """SQL for the 64-bit hash of a row's id in its partition (``partition``: SQL for its name), under a name of its own.
+def hash_sql(node: Deduplicate) -> str:
+    """SQL for the 64-bit hash of a row's id, for a column ``hash_name``.
 
     Workers compute it where nothing stateful stands before. It is never stored: another DuckDB may hash otherwise.
     """
-    return f"{_hash([quote(c) for c in node.by], partition)} AS {hash_name(node)}"
+    return _hash([quote(c) for c in node.by])
 
 
-def _hash(ids: list[str], partition: str) -> str:
-    return f"hash({', '.join(ids)}, {partition}::VARCHAR)"
+def _hash(ids: list[str]) -> str:
+    return f"hash({', '.join(ids)})"
 
 
 def hash_name(node: Deduplicate) -> str:
@@ -83,8 +83,7 @@ class DeduplicateStep:
         numbers = con.execute(f"SELECT partition, _p FROM {self.partitions}").fetchall()
         self._numbers = dict(numbers)
         for part, number in numbers:
-            hashed = _hash(self.ids, literal(part))
-            kept = con.sql(f"SELECT {hashed} AS h, _time FROM {self.table} WHERE _p = {number}").to_arrow_table()
+            kept = con.sql(f"SELECT {_hash(self.ids)} AS h, _time FROM {self.table} WHERE _p = {number}").to_arrow_table()
             if len(kept):
                 newest = pc.max(kept["_time"]).as_py()
                 self._set(part).add(kept["h"].to_numpy(), newest)
@@ -109,7 +108,7 @@ class DeduplicateStep:
         con.register(rows.name, rows.table)
         table, condition = rows.table, rows.condition
         if self.hash not in table.column_names:
-            table = con.sql(f"SELECT *, {hash_sql(self.node, PART)} FROM {rows.relation}").to_arrow_table()
+            table = con.sql(f"SELECT *, {hash_sql(self.node)} AS {self.hash} FROM {rows.relation}").to_arrow_table()
             condition = None
         runs = _runs(table)
         numbers = np.repeat(np.array([self._number(con, part) for part, _, _ in runs], np.int32), [n for _, _, n in runs])
@@ -173,18 +172,19 @@ class DeduplicateStep:
         found = con.sql(
             f"WITH n AS (SELECT _p, {columns}, _row, _time, _wm, {self.hash} AS {HASH} FROM _now)"
             f" SELECT * FROM (SELECT s._p, {stored}, -1 AS _row, s._time, 0 AS _wm, {HASH} FROM {self.table} s"
-            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} WHERE {near} UNION ALL FROM n) ORDER BY {HASH}, _row"
+            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} WHERE {near} UNION ALL FROM n)"
+            f" ORDER BY _p, {HASH}, _row"
         ).to_arrow_table()
         con.unregister("_now")
-        hashes, row = found[HASH].to_numpy(), found["_row"].to_numpy()
+        hashes, part, row = found[HASH].to_numpy(), found["_p"].to_numpy(), found["_row"].to_numpy()
         time, wm = found["_time"].to_numpy(), found["_wm"].to_numpy()
-        begins = np.flatnonzero(np.concatenate([[True], hashes[1:] != hashes[:-1]]))
+        begins = np.flatnonzero(np.concatenate([[True], (hashes[1:] != hashes[:-1]) | (part[1:] != part[:-1])]))
         group = np.cumsum(np.bincount(begins, minlength=len(hashes))) - 1
         first = begins[group]
         within = self.node.within
         # The usual case, all at once: the group is one id, and each other row a duplicate of its first.
         same = np.ones(len(hashes), np.bool_)
-        for name in ("_p", *self.ids):
+        for name in self.ids:
             column = found[name].combine_chunks()
             same &= pc.fill_null(pc.equal(column, column.take(pa.array(first))), False).to_numpy(zero_copy_only=False)
         usual = same & (row >= 0)
@@ -198,7 +198,7 @@ class DeduplicateStep:
         for g in odd.tolist():
             end = begins[g + 1] if g + 1 < len(begins) else len(hashes)
             span = range(int(begins[g]), int(end))
-            ids = list(zip(*(found[name].slice(span.start, len(span)).to_pylist() for name in ("_p", *self.ids))))
+            ids = list(zip(*(found[name].slice(span.start, len(span)).to_pylist() for name in self.ids)))
             accepted: dict[tuple[object, ...], list[int]] = {}
             for i, key in zip(span, ids):
                 earlier = accepted.setdefault(key, [])

@@ -8,7 +8,7 @@ and becomes a dead letter; the others go on.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -67,27 +67,28 @@ DENSE = 0.7
 class RowLocal:
     """The row-local verbs from ``start`` (exclusive) to ``end``, ready to run on tables."""
 
-    def __init__(self, start: Node, end: Node, *, extra: tuple[str, ...] = (), casts: str = "") -> None:
-        """``extra``: SQL expressions with aliases to append to the last query's result; ``casts``: see ``Rows``."""
+    def __init__(self, start: Node, end: Node, *, extra: Mapping[str, str] | None = None, casts: str = "") -> None:
+        """``extra``: columns to append to the last query's result, by their SQL; ``casts``: see ``Rows``."""
         nodes = []
         for node in end.chain():
             if node == start:
                 break
             nodes.append(node)
         nodes.reverse()
-        self.stages = _fuse(nodes, start, extra, casts)
-        self._mask: Stage | None = None
-        if all(isinstance(node, Filter) for node in nodes) and (nodes or extra):
+        self.stages = _fuse(nodes, start, extra or {}, casts)
+        self.marks: dict[str, str] = {}
+        """If there is nothing but filters: columns by their SQL, ``_keep`` for the rows that are left and the extra ones."""
+        if all(isinstance(node, Filter) for node in nodes):
             filters = [node for node in nodes if isinstance(node, Filter)]
-            columns = [f"coalesce({_both(filters)}, false) AS {KEEP}"] if filters else []
-            self._mask = Stage(end, f"(SELECT {', '.join([*columns, *extra])} FROM _in)", None)
+            self.marks = ({KEEP: f"coalesce({_both(filters)}, false)"} if filters else {}) | dict(extra or {})
+        self._mask = Stage(end, f"(SELECT {_items(self.marks)} FROM _in)", None)
 
-    def mark(self, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
-        """Like ``run``, but filters may only mark the rows that are left, in a column ``_keep``."""
-        if self._mask is None:
+    def mark(self, table: pa.Table, marks: pa.Table | None = None) -> tuple[pa.Table | None, list[Refused]]:
+        """Like ``run``, but filters may only mark the rows that are left, in ``_keep``. ``marks``: if they are computed already."""
+        if not self.marks:
             return self.run(table)
         try:
-            marks = self._mask.work(table)
+            marks = self._mask.work(table) if marks is None else marks
         except FATAL:
             raise
         except REFUSED:  # some row cannot be computed
@@ -115,7 +116,7 @@ class RowLocal:
         return result, refused
 
 
-def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...], casts: str) -> list[Stage]:
+def _fuse(nodes: list[Node], start: Node, extra: Mapping[str, str], casts: str) -> list[Stage]:
     stages: list[Stage] = []
     sql, last = f"(SELECT *{casts} FROM _in)" if casts else "_in", start
     filters: list[Filter] = []
@@ -137,10 +138,14 @@ def _fuse(nodes: list[Node], start: Node, extra: tuple[str, ...], casts: str) ->
     if filters:
         sql = _filtered(sql, filters)
     if extra:
-        sql = f"(SELECT *, {', '.join(extra)} FROM {sql})"
+        sql = f"(SELECT *, {_items(extra)} FROM {sql})"
     if sql != "_in":
         stages.append(Stage(last, sql, None))
     return stages
+
+
+def _items(columns: Mapping[str, str]) -> str:
+    return ", ".join(f"{sql} AS {name}" for name, sql in columns.items())
 
 
 def _filtered(of: str, filters: list[Filter]) -> str:

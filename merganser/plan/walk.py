@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from merganser.plan.node import Node, ordered
+from merganser.plan.rows import Deduplicate
 from merganser.plan.source import Source
 
 N = TypeVar("N", bound="Node")
@@ -27,6 +28,12 @@ def reading(node: N, sources: Mapping[str, Source]) -> N:
 def by_workers(node: Node) -> bool:
     """Whether everything up to a node is row-local, so that workers compute it."""
     return all(step.row_local for step in node.chain())
+
+
+def refusing(ends: Iterable[Node]) -> frozenset[str]:
+    """The sources of which verbs behind a stateful one may refuse records, long after they were decoded."""
+    late = (n for n in ordered(ends) if n.events and not by_workers(n) and not isinstance(n, Deduplicate))
+    return frozenset(n.source.name for n in late)
 
 
 def worker_ends(ends: Iterable[Node]) -> list[Node]:

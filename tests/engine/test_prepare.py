@@ -63,7 +63,7 @@ def shown(prepared: Prepared) -> Any:
         node: ([] if b.table is None else b.table.select(sorted(b.table.column_names)).to_pylist(), b.refused)
         for node, b in prepared.branches.items()
     }
-    located = [prepared.locate([seq]) for seq in prepared.seqs.tolist()]
+    located = [prepared.locate([seq]) for seq in prepared.seqs.tolist()] if prepared.locate else []
     return (
         prepared.partition, prepared.seq, prepared.end, prepared.records, prepared.position, prepared.times.tolist(),
         prepared.seqs.tolist(), prepared.rejects, branches, located,
@@ -79,7 +79,7 @@ def preparer() -> Preparer:
         views = made.ends
 
     ends: list[tuple[Node, list[Deduplicate]]] = _ends([Views])["events"]  # type: ignore[list-item] # all it needs of a cohort
-    return Preparer(source, ends, {})
+    return Preparer(source, ends, {}, keeps=True)
 
 
 @given(CHUNKS)

@@ -94,3 +94,22 @@ def test_map_batches_that_raises_for_a_row(tmp_path: Path) -> None:
 def test_map_batches_that_changes_the_number_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mg.FlowError, match="returned 1 rows for 10"):
         _view(lambda s: s.map_batches(lambda t: t.slice(0, 1).select(["n"]), {"n": "BIGINT"}), tmp_path)
+
+
+def test_what_is_computed_while_decoding_is_what_is_computed_afterwards(tmp_path: Path) -> None:
+    """A filter that fails for a row, records that are bad, ids of a type that Arrow loses: each in a chunk of its own."""
+    keys = ["1", "2", "x", "4", "4", "5", "6"]
+    lines = [json.dumps(event(f"{i:032x}", i, key)) for i, key in enumerate(keys)]
+    lines[4] = lines[3]
+    (tmp_path / "e.jsonl").write_text("\n".join([*lines[:2], "{", *lines[2:], '{"key": "1"}']) + "\n")
+    for kind in ("VARCHAR", "UUID"):
+        flow = mg.Flow("r")
+        events = mg.source("s", mg.files(tmp_path / "e.jsonl"), schema=SCHEMA | {"id": kind}, time="at", id="id")
+        flow.read(events).filter("key::INTEGER > 1").deduplicate().select("key").materialize("v")
+        for chunk_bytes in (1, 1 << 20):
+            store = tmp_path / f"{kind}-{chunk_bytes}.duckdb"
+            mg.run([flow], store, chunk_bytes=chunk_bytes)
+            balanced(store)
+            assert rows(store, "SELECT key FROM v ORDER BY ALL") == [("2",), ("4",), ("5",), ("6",)]
+            found = rows(store, "SELECT reason, count(*) FROM merganser.dead_letters GROUP BY ALL ORDER BY ALL")
+            assert found == [("no event time", 1), ("not computed", 1), ("not json", 1)]
