@@ -136,7 +136,7 @@ class Asker:
 
     async def _question(self, ask: Ask, key: dict[str, Any], alone: asyncio.Lock) -> Answer | Failure:
         """An answer, after as many attempts as it takes."""
-        breaker, mine, identity = self._breaker, 0, tuple(key.items())
+        breaker, mine, probe, identity = self._breaker, 0, False, tuple(key.items())
 
         def again(error: BaseException) -> bool:
             nonlocal mine
@@ -146,14 +146,14 @@ class Asker:
                 breaker.succeeded()  # an answer, if not a good one
                 return False
             away = isinstance(error, (AwayError, ConnectionError))
-            breaker.failed(identity, _said(error), away=away, retry_after=getattr(error, "retry_after", None))
+            breaker.failed(identity, _said(error), away=away, probe=probe, retry_after=getattr(error, "retry_after", None))
             mine += not away and breaker.opened is None
             return mine < ATTEMPTS
 
         try:
             async for attempt in stamina.retry_context(on=again, attempts=None, timeout=None, **BACKOFF):
                 with attempt:
-                    await breaker.turn(alone)
+                    probe = await breaker.turn(alone)
                     self.asked.attempts += 1
                     answer = await ask(key)
                     breaker.succeeded()

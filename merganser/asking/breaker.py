@@ -35,16 +35,17 @@ class Breaker:
         self._pause = PAUSE[0]
         self._not_before = 0.0
 
-    async def turn(self, one_at_a_time: asyncio.Lock) -> None:
-        """Wait until an attempt may be made."""
+    async def turn(self, one_at_a_time: asyncio.Lock) -> bool:
+        """Wait until an attempt may be made. True if it is the one that finds out whether the service is back."""
         while self.opened is not None:
             async with one_at_a_time:
                 if self.opened is None:
                     break
                 await asyncio.sleep(self._pause)
                 await self._obey()
-                return
+                return True
         await self._obey()
+        return False
 
     async def _obey(self) -> None:
         """Wait as long as the service asked for."""
@@ -57,8 +58,8 @@ class Breaker:
         self.opened, self._away, self._failed, self._pause = None, 0, 0, PAUSE[0]
         self._questions.clear()
 
-    def failed(self, question: object, error: str, *, away: bool, retry_after: float | None) -> None:
-        """Note an attempt that failed; ``away``: because of the service, whatever was asked."""
+    def failed(self, question: object, error: str, *, away: bool, probe: bool, retry_after: float | None) -> None:
+        """Note an attempt that failed; ``away``: because of the service, whatever was asked. ``probe``: as ``turn`` said."""
         self.last = error
         self._away = self._away + 1 if away else 0
         self._failed += 1
@@ -66,7 +67,8 @@ class Breaker:
         if retry_after is not None:
             self._not_before = max(self._not_before, time.monotonic() + retry_after)
         if self.opened is not None:
-            self._pause = min(2 * self._pause, PAUSE[1])
+            if probe:  # and not the others that were under way when it opened
+                self._pause = min(2 * self._pause, PAUSE[1])
         elif self._away >= AWAY or (self._failed >= FAILING and len(self._questions) >= SEVERAL):
             self.opened = time.monotonic()
             log.warning("%s does not answer (%s); the flow waits and tries again", self.name, error)
