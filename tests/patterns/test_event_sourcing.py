@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import merganser as mg
 from merganser.cli.load import load
-from tests.patterns.shop_events import shop_events
 from tests.patterns.test_shop_events import ROOT
 from tests.query.running import running
 
 FIELDS = ("order_id", "customer_id", "status", "amount", "paid")
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    with shop_events(tmp_path, monkeypatch) as application:
-        yield application
 
 
 def flows_of(name: str) -> list[mg.Flow]:

@@ -1,14 +1,13 @@
 """Every flow of flows/patterns/ runs as it is and equals batch SQL, and docs/patterns/ shows the flows that there are.
 
 A new flow is tested by being there. One that needs something outside (a service, a database) takes where it is from the
-environment; what gives it that is in ``surroundings``.
+environment; the fixture that sees to that is in ``SURROUNDINGS``.
 """
 
 from __future__ import annotations
 
 import re
 import textwrap
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,26 +16,35 @@ import merganser as mg
 from merganser.cli.load import load
 from merganser.verify import verify
 from tests.flows import rows
-from tests.patterns.surroundings import SURROUNDINGS
 from tests.patterns.test_shop_events import ROOT
 
 FLOWS = sorted((ROOT / "flows/patterns").glob("*.py"))
 DOCS = ROOT / "docs/patterns"
 PAGES = sorted(path for path in DOCS.glob("*.md") if path.name != "README.md")
 
+SURROUNDINGS = {
+    "chain": "placed_topic",
+    "cqrs": "shop",
+    "event_sourcing": "shop",
+    "notification": "customer_service",
+    "outbox": "outbox_table",
+}
+"""By name of a flow: the fixture of what has to be there while it runs."""
+
 HEADINGS = ["When to use it", "When not", "The flow", "How it fails, and what then"]
 
 
 @pytest.mark.parametrize("path", FLOWS, ids=lambda path: path.stem)
-def test_the_flow_runs_and_equals_batch_sql(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_flow_runs_and_equals_batch_sql(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)  # what a flow writes goes where it is run
-    with ExitStack() as around:
-        if path.stem in SURROUNDINGS:
-            around.enter_context(SURROUNDINGS[path.stem](tmp_path, monkeypatch))
-        flows = load([str(path)])
-        report = mg.run(flows, tmp_path / "s.duckdb")
-        assert report.progressed.committed > 0
-        checks = verify(flows, tmp_path / "s.duckdb")
+    if path.stem in SURROUNDINGS:
+        request.getfixturevalue(SURROUNDINGS[path.stem])
+    flows = load([str(path)])
+    report = mg.run(flows, tmp_path / "s.duckdb")
+    assert report.progressed.committed > 0
+    checks = verify(flows, tmp_path / "s.duckdb")
     letters = rows(tmp_path / "s.duckdb", "SELECT reason, detail FROM merganser.dead_letters LIMIT 3")
     assert bool(letters) == (path.stem == "dead_letters"), letters
     assert checks and [check for check in checks if not check.ok] == []

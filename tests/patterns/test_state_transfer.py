@@ -9,7 +9,6 @@ import pytest
 
 import merganser as mg
 from merganser.cli.load import load
-from tests.patterns.surroundings import customer_service
 from tests.patterns.test_shop_events import DATA, ONCE, ROOT
 
 
@@ -22,9 +21,9 @@ def _orders(name: str, view: str, store: Path) -> tuple[list[tuple[object, ...]]
     return found, sum(asked.attempts for asked in report.progressed.asked.values())
 
 
-def test_the_same_orders_with_218_calls_and_with_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with customer_service(tmp_path, monkeypatch):
-        notified, calls = _orders("notification", "orders_with_customers", tmp_path / "n.duckdb")
+@pytest.mark.usefixtures("customer_service")
+def test_the_same_orders_with_218_calls_and_with_none(tmp_path: Path) -> None:
+    notified, calls = _orders("notification", "orders_with_customers", tmp_path / "n.duckdb")
     carried, none = _orders("state_transfer", "orders_of_customers", tmp_path / "s.duckdb")
     assert notified == carried and len(carried) == 240
     placed = f"FROM {ONCE} WHERE type = 'OrderPlaced'"
