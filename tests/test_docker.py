@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from tests.kafka.broker import IMAGE
+
 ROOT = Path(__file__).parent.parent
 DOCKERFILE = (ROOT / "docker/Dockerfile").read_text()
 COMPOSE = (ROOT / "docker/compose.yaml").read_text()
@@ -34,3 +36,7 @@ def test_nothing_listens_beyond_this_machine() -> None:
 def test_the_flow_reads_the_topic_that_is_published() -> None:
     assert "FLIGHTS_KAFKA: kafka:9092" in COMPOSE and '"kafka:9092", "flights"' in COMPOSE
     assert "FLIGHTS_KAFKA" in (ROOT / "connectors/nyc.py").read_text()
+
+
+def test_the_broker_is_the_one_that_tests_run() -> None:
+    assert f"image: {IMAGE}" in COMPOSE
