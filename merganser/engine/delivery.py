@@ -22,8 +22,8 @@ from merganser.store import Store
 
 log = logging.getLogger("merganser.sinks")
 
-BATCH = 20_000
-"""Rows that are sent together at most; what is written in columns is one piece of many rows, and goes by itself."""
+BATCH, PIECES = 20_000, 8
+"""Rows that are sent together at most; of what is written in columns pieces, which have the rows of an epoch each."""
 
 PATIENCE = 10.0
 """Seconds that the end of a run waits for a sink that is away."""
@@ -89,7 +89,7 @@ class Delivery:
         out: Writer | None = None
         try:
             out = sinks.writer(write.sink, write.name, sender, write.encoding)
-            self._deliver(write.name, out, con, 1 if write.encoding.columnar else BATCH)
+            self._deliver(write.name, out, con, PIECES if write.encoding.columnar else BATCH)
         except BaseException as error:
             self._failure = self._failure or error
             self.fail(error)
@@ -100,13 +100,17 @@ class Delivery:
 
     def _deliver(self, name: str, out: Writer, con: duckdb.DuckDBPyConnection, batch: int) -> None:
         at: int | None = None
-        pause, away_since = BACKOFF[0], None
+        pause, away_since, since = BACKOFF[0], None, None
         while True:
             self._news[name].clear()
             try:
                 if at is None:
                     at = self._reached(name, out, con)
                     self.sent[name] = at
+                since = self._waits(name, at, out, con, batch, since)
+                if since is not None:
+                    self._news[name].wait(max(0.0, since + out.linger - time.monotonic()))
+                    continue
                 rows = [Sent(*row) for row in con.execute(
                     "SELECT seq, epoch, key, value FROM merganser.outbox WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?",
                     [name, at, batch],
@@ -132,6 +136,16 @@ class Delivery:
                 at = None  # whether the last call counted is for the sink to say
                 self._news[name].wait(pause)
                 pause = min(2 * pause, BACKOFF[1])
+
+    def _waits(
+        self, name: str, at: int, out: Writer, con: duckdb.DuckDBPyConnection, batch: int, since: float | None
+    ) -> float | None:
+        """Since when the rows in the outbox wait for more to go with them; None where they are to go now, or there are none."""
+        if not out.linger or self._finishing.is_set():
+            return None
+        [(count,)] = con.execute("SELECT count(*) FROM merganser.outbox WHERE sink = ? AND seq > ?", [name, at]).fetchall()
+        since = time.monotonic() if since is None else since
+        return since if 0 < count < batch and time.monotonic() - since < out.linger else None
 
     def _reached(self, name: str, out: Writer, con: duckdb.DuckDBPyConnection) -> int:
         """How far the sink came, which must be something that this store knows of."""

@@ -40,7 +40,12 @@ Content = tuple[bytes | None, bytes | None]
 
 
 class Writer(Protocol):
-    """Brings the rows of one ``write`` verb to where they belong. Used from one thread."""
+    """Brings the rows of one ``write`` verb to where they belong. Used from one thread.
+
+    ``linger``: seconds that a run waits for more rows to go together.
+    """
+
+    linger: float
 
     def last(self) -> int:
         """The number of the last row that is there; 0 if there is none."""

@@ -63,6 +63,9 @@ def default_name(connector: Files) -> str:
 class FilesWriter:
     """Writes files beside their final names and renames them."""
 
+    linger = 10.0
+    """A file for every commit would be a file a second."""
+
     def __init__(self, files: Files, name: str, sender: str, encoding: Encoding) -> None:
         path = pattern(files)
         sender = sender if name == default_name(files) else f"{sender}-{name}"

@@ -31,6 +31,9 @@ LASTING = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, Kafk
            KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC)  # fmt: skip
 """Errors that sending the same again does not mend."""
 
+ASK = 2.0
+"""Seconds for one question to the coordinator of a group."""
+
 
 def open(connector: Kafka, name: str, sender: str, encoding: Encoding) -> KafkaWriter:
     return KafkaWriter(connector, name, sender)
@@ -78,6 +81,8 @@ def default_name(connector: Kafka) -> str:
 class KafkaWriter:
     """Sends each batch in one transaction of an idempotent producer; another producer of the same id is fenced off."""
 
+    linger = 0.0
+
     def __init__(self, kafka: Kafka, name: str, sender: str) -> None:
         self._kafka, self._name, self._topic = kafka, name, kafka.names[0]
         self._id = f"merganser-{sender}-{name}"
@@ -104,7 +109,8 @@ class KafkaWriter:
         while True:
             try:
                 # As a consumer that reads what is committed, it waits for what the coordinator still has to finish.
-                [found] = consumer.committed([self._marker], timeout=TIMEOUT)
+                # Asked for a short time, often: the client may miss that the coordinator is there, and wait for that in vain.
+                [found] = consumer.committed([self._marker], timeout=ASK)
                 return max(0, int(found.offset))
             except KafkaException as error:
                 if error.args[0].code() not in HEALS or time.monotonic() > deadline:

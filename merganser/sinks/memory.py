@@ -32,6 +32,8 @@ def default_name(connector: Memory) -> str:
 class MemoryWriter:
     """Appends values to partition ``"0"``, and keeps the rows themselves in ``Memory.sent``."""
 
+    linger = 0.0
+
     def __init__(self, memory: Memory, name: str, sender: str) -> None:
         self._memory = memory
         self._sent = memory.sent.setdefault((sender, name), [])

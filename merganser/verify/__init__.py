@@ -133,7 +133,8 @@ def _load_sent(con: duckdb.DuckDBPyConnection, store: Store, write: Write) -> No
     waiting = store.rows("SELECT seq, key, value FROM merganser.outbox WHERE sink = ?", [write.name])
     last = store.value("SELECT seq FROM merganser.sinks WHERE sink = ?", [write.name]) or 0
     there = {seq: row for seq, row in there.items() if seq <= last}  # a flow may have gone on since
-    rows = {**{seq: (key and bytes(key), value and bytes(value)) for seq, key, value in waiting}, **there}
+    reached = max(there, default=0)
+    rows = there | {seq: (key and bytes(key), value and bytes(value)) for seq, key, value in waiting if seq > reached}
     if write.upserts:
         # As a compacted topic has it: the last message of each key, and none where that is a tombstone.
         rows = {key: (key, value) for _, (key, value) in sorted(rows.items())}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +159,36 @@ def test_files_that_are_written_can_be_read(tmp_path: Path) -> None:
     again.read(source(mg.files(tmp_path / "out"))).materialize("v")
     mg.run([again], tmp_path / "t.duckdb")
     assert rows(tmp_path / "t.duckdb", "SELECT id, n FROM v ORDER BY id") == [("a", 1), ("b", 1)]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_run_that_follows_collects_rows_for_its_files(kind: str, tmp_path: Path) -> None:
+    events, store, stop = mg.memory([event("a", 0)]), tmp_path / "s.duckdb", threading.Event()
+    flow = mg.Flow("f")
+    flow.read(source(events)).write(mg.files(tmp_path / f"out/o-*.{kind}"))
+
+    def feed(progressed: Any) -> None:
+        def work() -> None:
+            for count, name in enumerate("bc", 1):
+                wait_until(lambda: progressed.committed == count)  # noqa: B023 # it is asked here and now
+                events.feed(event(name, count))
+            wait_until(lambda: progressed.committed == 3)
+            stop.set()
+
+        threading.Thread(target=work).start()
+
+    mg.run([flow], store, follow=True, epoch=0.01, stop=stop, progress=feed)
+    [file] = (tmp_path / "out").iterdir()
+    assert "-000000000001-000000000003" in file.name
+    assert rows(store, "SELECT count(*) FROM merganser.outbox") == [(0,)]
+    assert [check.rows for check in verify([flow], store) if check.ok] == [3]
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 30.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @pytest.mark.parametrize(("sink", "message"), [
