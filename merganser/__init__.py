@@ -15,6 +15,7 @@ from merganser.codecs.debezium import debezium
 from merganser.declaration import source
 from merganser.engine import Report, rebuild, run
 from merganser.errors import (
+    FetchError,
     FlowError,
     MerganserError,
     PlanChangedError,
@@ -43,6 +44,7 @@ __version__ = _version("merganser")
 
 __all__ = [
     "Connection",
+    "FetchError",
     "Flow",
     "FlowError",
     "MerganserError",

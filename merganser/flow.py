@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from merganser import plan, sinks
 from merganser.aggregates import analyse
+from merganser.asking import Service
 from merganser.clock import duration
 from merganser.codecs.encoding import Encoding
 from merganser.codecs.encoding.declaring import declared as encoded
@@ -68,14 +69,20 @@ class Flow:
         """Where streams end: the views that are kept, then what is sent on."""
         return [*self.materialized, *self.written]
 
-    def reading(self, connectors: Mapping[str, Connector], sinks: Mapping[str, Connector] | None = None) -> Flow:
-        """This flow with other connectors for some of its sources, by name; and with those sinks only that are given, by name."""
+    def reading(
+        self,
+        connectors: Mapping[str, Connector],
+        sinks: Mapping[str, Connector] | None = None,
+        services: Mapping[str, Service] | None = None,
+    ) -> Flow:
+        """This flow with other connectors for some of its sources, and other services that ``fetch`` asks, by name; and with those
+        sinks only that are given, by name."""
         sources = {s.name: replace(s, connector=connectors[s.name]) for s in self.sources if s.name in connectors}
         other = Flow(self.name)
-        other.materialized = [plan.reading(view, sources) for view in self.materialized]
-        given = {} if sinks is None else sinks
+        others, given = services or {}, sinks or {}
+        other.materialized = [plan.reading(view, sources, others) for view in self.materialized]
         other.written = [
-            replace(plan.reading(w, sources), sink=given[w.name], encoding=w.encoding.legible())
+            replace(plan.reading(w, sources, others), sink=given[w.name], encoding=w.encoding.legible())
             for w in self.written
             if w.name in given
         ]

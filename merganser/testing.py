@@ -10,14 +10,15 @@
         assert_written(views.written["large-orders"], [{"customer_id": 7, "amount": 10}])
 
 The flow itself runs, with its plan, its engine and a store in memory; only its connectors are replaced, those that it writes to
-too: a test sends nothing anywhere.
+too, and the services that ``fetch`` asks: a test sends nothing anywhere.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from enum import Enum
@@ -26,10 +27,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 
 from merganser import engine, faults
+from merganser.asking import Service
 from merganser.display import shown
 from merganser.errors import UsageError
 from merganser.flow import Flow
-from merganser.plan import Source
+from merganser.plan import Fetch, Source, ordered
 from merganser.query.caps import Limits
 from merganser.query.connection import Result, answered
 from merganser.sources.memory import Memory, memory
@@ -80,10 +82,20 @@ class Views:
         return answered(self._store, [query], Limits())[0]
 
 
-def run(flow: Flow, scripts: Mapping[str, Script | Mapping[str, Script]], *, workers: int = 1) -> Views:
+Answers = Callable[..., Any] | Mapping[Any, Mapping[str, Any]]
+"""What a service says: a function of the key's values, or a mapping of key (a tuple, if it has several columns) to answer."""
+
+
+def run(
+    flow: Flow,
+    scripts: Mapping[str, Script | Mapping[str, Script]],
+    *,
+    answers: Mapping[str, Answers] | None = None,
+    workers: int = 1,
+) -> Views:
     """Run a flow over scripted sources, by name; a mapping is of partition to script. Raises UsageError and FlowError.
 
-    Sources that the script does not name have no events.
+    Sources that the script does not name have no events. ``answers``: what services say that ``fetch`` asks, by their ``name=``.
     """
     sources = {source.name: source for source in flow.sources}
     unknown = [name for name in scripts if name not in sources]
@@ -97,7 +109,7 @@ def run(flow: Flow, scripts: Mapping[str, Script | Mapping[str, Script]], *, wor
     connectors = {name: memory({p: [] for p in parts}) for name, parts in phases.items()}
     store = Store(":memory:")
     sinks = {write.name: memory([]) for write in flow.written}
-    tested = flow.reading(connectors, sinks)
+    tested = flow.reading(connectors, sinks, _services(flow, answers or {}))
     last = max(len(phase) for parts in phases.values() for phase in parts.values())
     for number in range(last):
         marks = {_feed(connectors[name], p, script, number) for name, parts in phases.items() for p, script in parts.items()}
@@ -111,6 +123,20 @@ def run(flow: Flow, scripts: Mapping[str, Script | Mapping[str, Script]], *, wor
                 faults.simulate(None)
         engine.run([tested], store, workers=workers)
     return Views(store, {name: _messages(sink) for name, sink in sinks.items()})
+
+
+def _services(flow: Flow, answers: Mapping[str, Answers]) -> dict[str, Service]:
+    """The services that a test answers for. Those at a URL are, all of them."""
+    asked = {node.service.name: node.service for node in ordered(flow.ends) if isinstance(node, Fetch)}
+    if unknown := [name for name in answers if name not in asked]:
+        raise UsageError(f"the flow asks no service {', '.join(unknown)}; it asks {', '.join(asked) or 'nobody'}")
+    if silent := [name for name, service in asked.items() if isinstance(service.ask, str) and name not in answers]:
+        raise UsageError(f"a test asks nobody: say what fetch is answered by run(…, answers={{{silent[0]!r}: {{key: {{…}}}}}})")
+    return {name: replace(asked[name], ask=said if callable(said) else _looking_up(said)) for name, said in answers.items()}
+
+
+def _looking_up(said: Mapping[Any, Mapping[str, Any]]) -> Callable[..., Any]:
+    return lambda *key: said.get(key[0] if len(key) == 1 else key)
 
 
 def _messages(sink: Memory) -> list[Message]:

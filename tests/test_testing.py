@@ -155,5 +155,19 @@ def test_what_was_not_written_is_missed(tmp_path: Path) -> None:
         assert_written(result.written["large"], [{"n": 5}])
 
 
+def test_what_a_flow_asks_is_answered_by_the_test() -> None:
+    made = mg.Flow("asking")
+    fetched = made.read(ORDERS).fetch("http://prod/of/{key}", name="keys", schema={"size": "INTEGER"})
+    fetched.select("id", "size").materialize("sizes")
+    events = [{"id": "1", "key": "a", "at": "2026-01-01"}, CRASH, {"id": "2", "key": "b", "at": "2026-01-01"}]
+    assert_view(run(made, {"orders": events}, answers={"keys": {"a": {"size": 1}}})["sizes"], [{"size": 1}, {"size": None}])
+    by_function = run(made, {"orders": events}, answers={"keys": lambda key: {"size": ord(key)}})
+    assert_view(by_function["sizes"], [{"id": "1", "size": 97}, {"id": "2", "size": 98}])
+    with pytest.raises(mg.UsageError, match=r"answers=\{'keys': \{key: "):
+        run(made, {"orders": events})
+    with pytest.raises(mg.UsageError, match="asks no service other; it asks keys"):
+        run(made, {"orders": events}, answers={"keys": {}, "other": {}})
+
+
 def test_views_can_be_typed() -> None:
     assert isinstance(run(flow(), {}), Views)

@@ -143,7 +143,8 @@ class Asker:
             if not isinstance(error, Exception):
                 return False  # cancelled: the retries see that too
             if isinstance(error, NoUseError):
-                breaker.succeeded()  # an answer, if not a good one
+                if error.reached:
+                    breaker.succeeded()  # an answer, if not a good one
                 return False
             away = isinstance(error, (AwayError, ConnectionError))
             breaker.failed(identity, _said(error), away=away, probe=probe, retry_after=getattr(error, "retry_after", None))

@@ -14,8 +14,8 @@ class AwayError(Exception):
 
 
 class NoUseError(Exception):
-    """To ask the same again is of no use."""
+    """To ask the same again is of no use. ``reached``: whether somebody was asked at all."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, reached: bool = True) -> None:
         super().__init__(failure.detail)
-        self.failure = failure
+        self.failure, self.reached = failure, reached

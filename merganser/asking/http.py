@@ -54,7 +54,8 @@ def url(template: str, key: dict[str, Any]) -> str:
     values = {name: str(value) for name, value in key.items()}
     for name, value in values.items():
         if value in ("", ".", ".."):
-            raise NoUseError(Failure(REFUSED, f"{name} is {value!r}, which would make another URL of {template}"))
+            failure = Failure(REFUSED, f"{name} is {value!r}, which would make another URL of {template}")
+            raise NoUseError(failure, reached=False)
     return template.format_map({name: quote(value, safe="") for name, value in values.items()})
 
 

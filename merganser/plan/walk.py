@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields, replace
 from typing import Any, TypeVar
 
+from merganser.asking import Service
 from merganser.plan.node import Node, ordered
 from merganser.plan.rows import Deduplicate
 from merganser.plan.source import Source
@@ -13,15 +14,17 @@ from merganser.plan.source import Source
 N = TypeVar("N", bound="Node")
 
 
-def reading(node: N, sources: Mapping[str, Source]) -> N:
-    """The same node over other sources, by name."""
+def reading(node: N, sources: Mapping[str, Source], services: Mapping[str, Service]) -> N:
+    """The same node over other sources, and asking other services, by name."""
     changes: dict[str, Any] = {}
     for each in fields(node):
         value = getattr(node, each.name)
         if isinstance(value, Node):
-            changes[each.name] = reading(value, sources)
+            changes[each.name] = reading(value, sources, services)
         elif isinstance(value, Source):
             changes[each.name] = sources.get(value.name, value)
+        elif isinstance(value, Service):
+            changes[each.name] = services.get(value.name, value)
     return replace(node, **changes) if changes else node
 
 
