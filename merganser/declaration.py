@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+from merganser import sinks
 from merganser.clock import TIME_UNITS, duration
 from merganser.codecs import debezium
 from merganser.codecs.cloudevents import KEY, TIME, CloudEvents
@@ -37,6 +38,7 @@ def source(
     max_ahead: str | timedelta = "1 day",
     version: str | None = None,
     storm: float | None = 0.5,
+    dead_letters: Connector | None = None,
 ) -> Source:
     """Declare a stream of events.
 
@@ -54,6 +56,7 @@ def source(
     - ``version``: the column that says which version an event is of; ``upcast`` on the source then makes older ones current.
     - ``storm``: the run stops, and nothing of the epoch is kept, when 1,000 records and more than this share of the last ones
       are bad: the format or schema is wrong then, and not the records. None: keep them all as dead letters.
+    - ``dead_letters``: ``mg.kafka("orders.dlq", brokers=…)``, a topic that gets a copy of each dead letter, exactly once.
     """
     if not name or not name.replace("_", "").replace("-", "").isalnum():
         raise FlowError(f"source name {name!r} must be letters, digits, _ and -")
@@ -83,10 +86,19 @@ def source(
         raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
     if storm is not None and not 0 <= storm <= 1:
         raise FlowError(f"storm={storm!r} must be a share between 0 and 1, or None")
+    if dead_letters is not None:
+        if not isinstance(dead_letters, Kafka):
+            raise FlowError(f"dead_letters={dead_letters!r} must be a topic, mg.kafka('{name}.dlq', brokers=…)")
+        sinks.check(dead_letters)
+    if isinstance(connector, Kafka) and (dead_letters is not None or isinstance(declared.written, CloudEvents)):
+        connector = replace(connector, whole=True)
     late = None if lateness is None else duration(lateness, "lateness")
     idle = None if idle_after is None else duration(idle_after, "idle_after")
     ahead = duration(max_ahead, "max_ahead")
-    return Source(name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle, version, storm=storm)
+    return Source(
+        name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle, version, storm=storm,
+        dead_letters=dead_letters,
+    )  # fmt: skip
 
 
 def _check_time(time: str, kind: str, unit: str | None) -> None:

@@ -65,6 +65,7 @@ CREATE TABLE IF NOT EXISTS merganser.answers (
     question VARCHAR, key VARCHAR, slot BIGINT, answer VARCHAR, asked_at TIMESTAMP, epoch BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.sinks (sink VARCHAR, cohort INTEGER, seq BIGINT, sent BIGINT);
 CREATE TABLE IF NOT EXISTS merganser.outbox (sink VARCHAR, seq BIGINT, epoch BIGINT, key BLOB, value BLOB);
+ALTER TABLE merganser.outbox ADD COLUMN IF NOT EXISTS headers STRUCT(name VARCHAR, value BLOB)[];
 """
 
 

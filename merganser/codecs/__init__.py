@@ -40,6 +40,9 @@ class Reject:
     """A stable code for grouping: ``not json``, ``not utf-8``, ``wrong type``, ``missing field``, ``too long``, …"""
     detail: str
     """A sentence: what was expected and what was found, with the column where there is one."""
+    key: bytes | None = None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
+    """Of a message, where dead letters are sent on."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,13 @@ class Messages:
     def __getitem__(self, i: int) -> bytes:
         """A message's value; a tombstone's is empty."""
         return self.values[i].as_py() or b""
+
+    def envelope(self, seq: int) -> dict[str, Any]:
+        """``key`` and ``headers`` of the message with this ordinal, as far as they were read."""
+        i = int(np.searchsorted(self.offsets, seq))
+        headers = [] if self.headers is None else self.headers[i].as_py() or []
+        key = None if self.keys is None else self.keys[i].as_py()
+        return {"key": key, "headers": tuple((h["name"], h["value"]) for h in headers)}
 
     def take(self, rows: npt.NDArray[np.int64]) -> Messages:
         at = pa.array(rows)

@@ -20,8 +20,10 @@ from merganser import faults
 from merganser.asking.asker import Asked
 from merganser.clock import MIN_TIME
 from merganser.codecs import Reject
+from merganser.engine import forward
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.delivery import Delivery
+from merganser.engine.forward import Dead, Forward
 from merganser.engine.prepare import Prepared
 from merganser.errors import MerganserError, SourceError, StoreError
 from merganser.sources import Position
@@ -71,6 +73,8 @@ class Committer:
     progressed: Progressed
     failed: threading.Event
     delivery: Delivery | None = None
+    letters: Mapping[str, Forward] = field(default_factory=dict)
+    """By source: where its dead letters go besides the store."""
     failure: BaseException | None = None
     building: bool = False
     """True for a rebuild whose sources were declared anew: its dead letters replace the old ones at the end."""
@@ -128,7 +132,7 @@ class Committer:
             if self.delivery:
                 self.delivery.forget()
             books: list[Books] = []
-            dead: list[tuple[Reject, str, str | None, str | None, int | None]] = self._source_dead(cut)
+            dead: list[Dead] = self._source_dead(cut)
             for cohort in self.cohorts:
                 entries, refused = cohort.apply(self.store, self._epoch, cut.prepared, cut.ends)
                 books += entries
@@ -146,9 +150,9 @@ class Committer:
         self.store.wrote(nbytes)
         self._note(cut, books, nbytes, time.monotonic() - began)
 
-    def _source_dead(self, cut: Cut) -> list[tuple[Reject, str, str | None, str | None, int | None]]:
+    def _source_dead(self, cut: Cut) -> list[Dead]:
         """The records that no view could have, each once however many views read the source."""
-        dead: list[tuple[Reject, str, str | None, str | None, int | None]] = []
+        dead: list[Dead] = []
         owner = self.cohorts[0].number if self.building else None
         for p in cut.prepared:
             known = self._known.get((p.source, p.partition), 0)
@@ -186,7 +190,7 @@ class Committer:
             for b in books
         ])  # fmt: skip
 
-    def _write_dead(self, dead: list[tuple[Reject, str, str | None, str | None, int | None]]) -> None:
+    def _write_dead(self, dead: list[Dead]) -> None:
         # Python values, one statement a row: Arrow cannot say BLOB, NULL and BIGINT for columns that are all NULL.
         if dead:
             self.store.con.executemany(
@@ -197,6 +201,7 @@ class Committer:
                     for r, source, partition, view, cohort in dead
                 ],
             )  # fmt: skip
+            forward.keep(self.store, self.letters, dead, self._epoch)
 
     def _note(self, cut: Cut, books: list[Books], nbytes: int, seconds: float) -> None:
         p = self.progressed

@@ -11,10 +11,12 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import duckdb
 
 from merganser import faults, sinks
+from merganser.engine.forward import Forward
 from merganser.errors import StoreError
 from merganser.plan import Write
 from merganser.sinks import Sent, SinkAwayError, Writer
@@ -32,12 +34,16 @@ BACKOFF = (0.1, 5.0)
 """Seconds before a sink that is away is tried again, the first time and at most."""
 
 
+def _sent(seq: int, epoch: int, key: bytes | None, value: bytes | None, headers: list[dict[str, Any]] | None) -> Sent:
+    return Sent(seq, epoch, key, value, tuple((h["name"], h["value"]) for h in headers or ()))
+
+
 @dataclass
 class Delivery:
     """Sends the outbox. ``start``, ``committed`` after each commit, ``finish``."""
 
     store: Store
-    writes: Sequence[Write]
+    writes: Sequence[Write | Forward]
     fail: Callable[[BaseException], None]
     sent: dict[str, int] = field(default_factory=dict)
     """By sink the number of the last row that is known to be there."""
@@ -85,7 +91,7 @@ class Delivery:
 
     # -- one sink -------------------------------------------------------------------------------------------------
 
-    def _work(self, write: Write, sender: str, con: duckdb.DuckDBPyConnection) -> None:
+    def _work(self, write: Write | Forward, sender: str, con: duckdb.DuckDBPyConnection) -> None:
         out: Writer | None = None
         try:
             out = sinks.writer(write.sink, write.name, sender, write.encoding)
@@ -111,8 +117,8 @@ class Delivery:
                 if since is not None:
                     self._news[name].wait(max(0.0, since + out.linger - time.monotonic()))
                     continue
-                rows = [Sent(*row) for row in con.execute(
-                    "SELECT seq, epoch, key, value FROM merganser.outbox WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?",
+                rows = [_sent(*row) for row in con.execute(
+                    "SELECT seq, epoch, key, value, headers FROM merganser.outbox WHERE sink = ? AND seq > ? ORDER BY seq LIMIT ?",
                     [name, at, batch],
                 ).fetchall()]  # fmt: skip
                 if not rows:

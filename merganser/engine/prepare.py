@@ -104,7 +104,7 @@ class Preparer:
             good = np.ones(len(table), np.bool_)
             good[list(bad)] = False
             table, times = table.filter(pa.array(good)), times[good]
-        rejects.sort(key=lambda r: r.seq)
+        rejects = sorted(self._whole(chunk, rejects), key=lambda r: r.seq)
         if rejects and self._source.on_error == "stop":
             raise stopped(self._source.name, rejects[0])
         seqs = table["_seq"].to_numpy()
@@ -170,7 +170,13 @@ class Preparer:
         rejects = [Reject(r.seq, place, raw, "not computed", r.detail) for r, (place, raw) in zip(refused, found)]
         if self._source.on_error == "stop":
             raise stopped(self._source.name, rejects[0])
-        return Branch(rows, rejects)
+        return Branch(rows, self._whole(chunk, rejects))
+
+    def _whole(self, chunk: Chunk, rejects: list[Reject]) -> list[Reject]:
+        """Rejects with the keys and headers of their messages, if they are sent on."""
+        if self._source.dead_letters is None or not isinstance(chunk.payload, Messages):
+            return rejects
+        return [replace(r, **chunk.payload.envelope(r.seq)) for r in rejects]
 
     def _rejected(self, chunk: Chunk, bad: dict[int, tuple[int, str, str]]) -> list[Reject]:
         found = self._codec.locate(chunk, [seq for seq, _, _ in bad.values()])

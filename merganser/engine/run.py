@@ -27,7 +27,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from merganser import faults
 from merganser.codecs import Chunk
 from merganser.codecs.mending import Mends
-from merganser.engine import changes
+from merganser.engine import changes, forward
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.committer import Committer, Cut, Progressed, behind
 from merganser.engine.delivery import Delivery
@@ -82,7 +82,10 @@ def run(
     """
     with nullcontext(store) if isinstance(store, Store) else Store(store, shared=serve is not None) as opened:
         opened_cohorts, notes = changes.open_cohorts(opened, flows)
-        job = Job(opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap)
+        job = Job(
+            opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap,
+            sends=True,
+        )  # fmt: skip
         with _serving(opened, job, serve):
             return job.run(progress, tuple(notes))
 
@@ -150,7 +153,9 @@ class Job:
         accept_gap: bool = False,
         begin: str | None = None,
         mends: Mapping[str, Mends] | None = None,
+        sends: bool = False,
     ) -> None:
+        """``sends``: dead letters go to their topics, as they do the first time that a record is read."""
         self.store, self.cohorts, self.workers = store, cohorts, workers
         self.epoch, self.epoch_bytes = epoch, epoch_bytes
         self.sources: list[Source] = list({s.name: s for c in cohorts for s in c.sources}.values())
@@ -167,8 +172,10 @@ class Job:
             asker.asked = self.progressed.asked.setdefault(asker.service.name, asker.asked)
             asker.patient, asker.stopping, asker.failing = follow, stop.is_set, self.failed.is_set
         writes = [view for cohort in cohorts for view in cohort.views if isinstance(view, Write)]
-        self.delivery = Delivery(store, writes, self.fail) if writes else None
-        self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery)
+        letters = forward.forwards(self.sources) if sends else {}
+        forward.begin(store, letters.values())
+        self.delivery = Delivery(store, [*writes, *letters.values()], self.fail) if writes or letters else None
+        self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery, letters)
         self.shared = Shared(
             follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(),
             lambda: self.committer.committed, self.fail, accept_gap,

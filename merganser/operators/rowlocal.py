@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from merganser.errors import FlowError
 from merganser.operators import HIDDEN, PART
-from merganser.plan import ID, KEY, Derive, Drop, Explode, Filter, LookUp, MapBatches, Node, Select
+from merganser.plan import TRAVELS, Derive, Drop, Explode, Filter, LookUp, MapBatches, Node, Select
 from merganser.reference import look_up
 from merganser.scratch import REFUSED, Query
 from merganser.sql import quote
@@ -172,11 +172,11 @@ def _sql(node: Node, of: str) -> str:
     else:
         assert isinstance(node, Drop)
     parts = [f"(\n{items[name]}\n) AS {quote(name)}" if name in items else quote(name) for name in node.columns]
-    for hidden, role in ((ID, before.declared("id")), (KEY, before.declared("key"))):
+    for role, hidden in TRAVELS.items():
         if hidden in before.hidden:
             parts.append(hidden)
         elif hidden in node.hidden:
-            parts.append(f"{quote(role or '')} AS {hidden}")
+            parts.append(f"{quote(before.declared(role) or '')} AS {hidden}")
     return f"(SELECT {', '.join(parts)}, COLUMNS('^_(seq|time|wm|part)$') FROM {of})"
 
 
@@ -203,11 +203,9 @@ def _call(node: MapBatches, table: pa.Table) -> pa.Table:
             f"map_batches: {name} returned no column {', '.join(missing)}; its schema declares them", where=node.where
         )
     result = result.select(list(node.columns)).cast(node.schema.arrow_schema())
-    for hidden, role in ((ID, before.declared("id")), (KEY, before.declared("key"))):
-        if hidden in before.hidden:
-            result = result.append_column(hidden, table[hidden])
-        elif hidden in node.hidden:
-            result = result.append_column(hidden, table[role])
+    for role, hidden in TRAVELS.items():
+        if hidden in node.hidden:
+            result = result.append_column(hidden, table[hidden if hidden in before.hidden else before.declared(role)])
     for column in (*HIDDEN, PART):
         if column in table.column_names:
             result = result.append_column(column, table[column])

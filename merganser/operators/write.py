@@ -20,7 +20,9 @@ from merganser.operators.changes import RETRACTED
 from merganser.plan import Changes, Write
 from merganser.sql import literal, quote
 
-GONE, KEY, ROW, SEQ = "_gone", "_message_key", "_row", "_seq"
+GONE, KEY, ROW, SEQ, HEADERS = "_gone", "_message_key", "_row", "_seq", "_headers"
+TRACE = ("traceparent", "tracestate")
+"""What of a row is a header of its message, if it is known."""
 
 
 class WriteStep:
@@ -45,6 +47,9 @@ class WriteStep:
                 self._which = f" QUALIFY NOT {RETRACTED} OR {gone}"
                 self._gone = f"{RETRACTED} AS {GONE}"
         self._key = "NULL::BLOB" if node.key is None else f"encode({quote(node.key)}::VARCHAR)"
+        known = {name: column for name in TRACE if (column := node.input.reference(name))}
+        pairs = ", ".join(f"{{'name': '{n}', 'value': encode({quote(c)}::VARCHAR)}}" for n, c in known.items())
+        self._headers = f"list_filter([{pairs}], lambda h: h.value IS NOT NULL)" if known else "NULL"
         self._encoder: encoding.Encoder | None = None
 
     @property
@@ -78,11 +83,12 @@ class WriteStep:
         """What identifies each row, and the rows encoded; tombstones are rows without a piece."""
         assert self._encoder is not None
         place = [c for c in (PART, SEQ) if c in rows.table.column_names]
-        items = ", ".join([*place, f"{self._key} AS {KEY}", self._gone, *more])
+        headers = f"{self._headers}::STRUCT(name VARCHAR, value BLOB)[] AS {HEADERS}"
+        items = ", ".join([*place, f"{self._key} AS {KEY}", self._gone, headers, *more])
         whole = con.sql(
             f"SELECT {items}, {self._items} FROM (SELECT * FROM {rows.relation}{self._which}) ORDER BY {self._order}"
         ).to_arrow_table()
-        known = [*place, KEY, GONE, *([ROW] if more else [])]
+        known = [*place, KEY, GONE, HEADERS, *([ROW] if more else [])]
         content = whole.drop_columns(known)
         gone = whole[GONE].to_numpy()
         if not gone.any():
@@ -97,18 +103,20 @@ class WriteStep:
         left[list(made.refused)] = False
         if self.node.encoding.columnar:
             counts, values, keys = made.counts, made.pieces, pa.nulls(len(made.pieces), pa.binary())
+            headers = pa.nulls(len(counts), table[HEADERS].type)
         else:
             gone = table[GONE].to_numpy()[left]
             at = np.where(gone, 0, np.cumsum(~gone) - 1)
             counts, keys = np.ones(len(gone), np.int64), table[KEY].filter(pa.array(left)).combine_chunks()
+            headers = table[HEADERS].filter(pa.array(left))
             values = made.pieces.take(pa.array(at, mask=gone)) if len(made.pieces) else pa.nulls(len(gone), pa.binary())
         if not len(counts):
             return
-        con.register("_pieces", pa.table({"n": pa.array(np.cumsum(counts)), "key": keys, "value": values}))
+        con.register("_pieces", pa.table({"n": pa.array(np.cumsum(counts)), "key": keys, "value": values, "headers": headers}))
         mine = f"sink = {self._name}"
         con.execute(
             f"INSERT INTO merganser.outbox SELECT {self._name}, (SELECT seq FROM merganser.sinks WHERE {mine}) + n,"
-            f" {epoch.number}, key, value FROM _pieces"
+            f" {epoch.number}, key, value, headers FROM _pieces"
         )
         con.unregister("_pieces")
         con.execute(

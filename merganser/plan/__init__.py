@@ -15,7 +15,7 @@ compares to find out whether a flow changed since it was written.
 from __future__ import annotations
 
 from merganser.plan.ends import Materialize, View, Write
-from merganser.plan.node import ID, KEY, Columns, Node, Read, ordered, signature
+from merganser.plan.node import TRAVELS, Columns, Node, Read, ordered, signature
 from merganser.plan.rows import Deduplicate, Derive, Drop, Explode, Fetch, Filter, LookUp, MapBatches, Route, Select, takes
 from merganser.plan.source import Source
 from merganser.plan.steps import Aggregated, AsOf, Changes, Emits, Enriched, Final, Fold, Join, Latest, Order, Process
@@ -23,7 +23,7 @@ from merganser.plan.text import On, code
 from merganser.plan.walk import by_workers, read_by_steps, reading, refusing, worker_ends
 
 __all__ = [
-    "ID", "KEY", "Aggregated", "AsOf", "Changes", "Columns", "Deduplicate", "Derive", "Drop", "Emits", "Enriched",
+    "TRAVELS", "Aggregated", "AsOf", "Changes", "Columns", "Deduplicate", "Derive", "Drop", "Emits", "Enriched",
     "Explode", "Fetch", "Filter", "Final", "Fold", "Join", "Latest", "LookUp", "MapBatches", "Materialize", "Node", "On",
     "Order", "Process", "Read", "Route", "Select", "Source", "View", "Write", "by_workers", "code", "ordered", "read_by_steps",
     "reading", "refusing", "signature", "takes", "worker_ends",

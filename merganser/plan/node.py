@@ -12,8 +12,8 @@ from merganser.plan.source import Source
 Columns = dict[str, str]
 """Column name to DuckDB type, in order."""
 
-ID, KEY = "_id", "_key"
-"""Hidden columns that keep an event's id and key after a verb took their columns away."""
+TRAVELS = {"id": "_id", "key": "_key", "traceparent": "_traceparent", "tracestate": "_tracestate"}
+"""What of an event travels on after a verb took its column away, and the hidden column that it is in then."""
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ class Node:
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Those of ``_id`` and ``_key`` that travel with the rows here."""
+        """The hidden columns of ``TRAVELS`` that the rows here have."""
         return self.input.hidden if self.input else ()
 
     def declared(self, role: str) -> str | None:
-        """The column that the source declares as ``id``, ``key`` or ``time``; None once rows are no longer its events."""
+        """The column of the source's ``id``, ``key``, ``time``, ``traceparent``, …; None once rows are no longer its events."""
         return self.input.declared(role) if self.input else getattr(self.source, role)
 
     def reference(self, role: str) -> str | None:
-        """The column that holds the source's ``id`` or ``key`` here: its own or a hidden one; None where there is none."""
-        hidden = {"id": ID, "key": KEY}[role]
+        """The column that holds one of ``TRAVELS`` here: the source's own or a hidden one; None where there is none."""
+        hidden = TRAVELS[role]
         return hidden if hidden in self.hidden else self.declared(role)
 
     @property

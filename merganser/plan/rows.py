@@ -8,7 +8,7 @@ from typing import Any
 
 from merganser.asking import Service
 from merganser.clock import show_duration
-from merganser.plan.node import ID, KEY, Node
+from merganser.plan.node import TRAVELS, Node
 from merganser.plan.text import On, code, equal, named
 from merganser.reference import Reference
 from merganser.schema import Schema
@@ -16,7 +16,7 @@ from merganser.sql import literal, quote
 
 
 def _lost(node: Node, hidden: str, column: str | None) -> bool:
-    """Whether ``column`` (an id or key) stands under its name before this node and no longer after it."""
+    """Whether ``column`` (one that travels) stands under its name before this node and no longer after it."""
     assert node.input is not None
     if column is None or hidden in node.input.hidden:
         return False
@@ -24,16 +24,16 @@ def _lost(node: Node, hidden: str, column: str | None) -> bool:
 
 
 class _Reshapes(Node):
-    """A row-local node that may take the id's or the key's column away: they travel on, hidden."""
+    """A row-local node that may take away columns of what travels on: it does so hidden."""
 
     row_local = True
 
     @property
     def hidden(self) -> tuple[str, ...]:
         assert self.input is not None
-        if not self.input.events:  # ids are asked for by deduplicate alone, which stands before
+        if not self.input.events:
             return ()
-        lost = tuple(h for h, role in ((ID, "id"), (KEY, "key")) if _lost(self, h, self.input.declared(role)))
+        lost = tuple(h for role, h in TRAVELS.items() if _lost(self, h, self.input.declared(role)))
         return self.input.hidden + lost
 
 

@@ -7,14 +7,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from merganser.clock import show_duration
-from merganser.codecs import Codec, cloudevents, debezium
-from merganser.codecs.cloudevents import CloudEvents, CloudEventsCodec
+from merganser.codecs import Codec, debezium
+from merganser.codecs.cloudevents import KEY, CloudEvents, KafkaCodec, StructuredCodec, headers
 from merganser.codecs.debezium import Debezium, DebeziumCodec
 from merganser.codecs.upcasting import Upcaster, UpcastingCodec, widened
 from merganser.errors import FlowError, on_users_line
 from merganser.plan.text import code
 from merganser.schema import Column, Schema
 from merganser.sources import Connector
+from merganser.sources.kafka import Kafka
 from merganser.sql import binder
 
 
@@ -43,6 +44,17 @@ class Source:
     upcasters: tuple[Upcaster, ...] = ()
     storm: float | None = field(default=0.5, compare=False)
     """The share of records that may be bad before the source pauses."""
+    dead_letters: Connector | None = field(default=None, compare=False)
+    """The topic that gets a copy of each dead letter."""
+
+    @property
+    def traceparent(self) -> str | None:
+        """The column of the W3C trace context: a CloudEvent's, or one that is called so."""
+        return next((n for n in ("ce_traceparent", "traceparent") if n in self.schema), None)
+
+    @property
+    def tracestate(self) -> str | None:
+        return next((n for n in ("ce_tracestate", "tracestate") if n in self.schema), None)
 
     @on_users_line
     def upcast(
@@ -86,7 +98,7 @@ class Source:
         time = None if self.time_unit else self.time
         schema = widened(self.schema, self.upcasters) if self.upcasters else self.schema
         if isinstance(schema.written, CloudEvents):
-            codec: Codec = CloudEventsCodec(self.connector.codec(self._enveloped(cloudevents.ENVELOPE, schema), None), schema)
+            codec: Codec = self._cloudevents(schema)
         elif isinstance(schema.written, Debezium):
             envelopes = self.connector.codec(self._enveloped(debezium.ENVELOPE, schema), None)
             codec = DebeziumCodec(envelopes, schema, timed=self.time in self.connector.metadata(schema))
@@ -108,6 +120,15 @@ class Source:
         written = self.schema.written
         envelope = written.envelope if isinstance(written, (CloudEvents, Debezium)) else ()
         return frozenset((*self.connector.metadata(self.schema), *envelope))
+
+    def _cloudevents(self, schema: Schema) -> Codec:
+        """A codec for events in envelopes, whose attributes are headers of some messages, and in the value of others."""
+        connector, envelope = self.connector, self._enveloped(schema.written.object, schema)
+        if not isinstance(connector, Kafka):
+            return StructuredCodec(connector.codec(envelope, None), schema)
+        structured = StructuredCodec(replace(connector, format="json", registry=None).codec(envelope, None), schema)
+        binary = replace(connector, columns=(*connector.columns, *headers(schema), (KEY, "header.ce_id")))
+        return KafkaCodec(structured, binary.codec(replace(schema, written=schema.written.data.written), None))
 
     def signature(self) -> str:
         """What results depend on: not where the files lie, nor what is done with bad records."""

@@ -27,12 +27,16 @@ class SinkAwayError(MerganserError):
 
 
 class Sent(NamedTuple):
-    """A row on its way: its number (from 1, no gaps), the epoch it was committed in, key and value (None deletes the key)."""
+    """A row on its way: its number (from 1, no gaps), the epoch it was committed in, key and value (None deletes the key).
+
+    ``headers``: what goes with the value where there is a place for it, as a message has.
+    """
 
     seq: int
     epoch: int
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 Content = tuple[bytes | None, bytes | None]

@@ -149,8 +149,9 @@ class KafkaWriter:
 
     def _produce(self, producer: Producer, rows: Sequence[Sent]) -> None:
         mine = self._mine
-        for seq, epoch, key, value in rows:
-            headers: list[tuple[str, str | bytes | None]] = [(EPOCH, b"%d" % epoch), (SEQ, b"%d" % seq), (SINK, mine)]
+        for seq, epoch, key, value, more in rows:
+            headers: list[tuple[str, str | bytes | None]]
+            headers = [(EPOCH, b"%d" % epoch), (SEQ, b"%d" % seq), (SINK, mine), *more]
             while True:
                 try:
                     producer.produce(self._topic, value, key, headers=headers)

@@ -115,6 +115,8 @@ class Kafka:
     start: Start = field(compare=False)
     group: str | None = field(compare=False)
     registry: Registry | None = None
+    whole: bool = field(default=False, compare=False)
+    """Whether keys and headers are read even if no column is taken from them."""
 
     def describe(self) -> str:
         by = f" by {self.registry.where}" if self.registry is not None else ""

@@ -90,8 +90,8 @@ class KafkaReader:
     def __init__(self, kafka: Kafka, source: str, follow: bool, accept_gap: bool) -> None:
         self._kafka, self._source, self._follow, self._accept_gap = kafka, source, follow, accept_gap
         self._cluster = cluster(kafka.brokers)
-        self._keys = any(origin == "key" for _, origin in kafka.columns)
-        self._headers = any(origin.startswith("header") for _, origin in kafka.columns)
+        self._keys = kafka.whole or any(origin == "key" for _, origin in kafka.columns)
+        self._headers = kafka.whole or any(origin.startswith("header") for _, origin in kafka.columns)
         self._consumer: Consumer = kafka.brokers.client(
             Consumer, group_id=kafka.group or f"merganser-{source}", enable_auto_commit=False, enable_auto_offset_store=False,
             auto_offset_reset="error", isolation_level="read_committed", enable_partition_eof=True, error_cb=self._note,

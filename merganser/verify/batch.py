@@ -14,8 +14,7 @@ import pyarrow as pa
 from merganser.clock import MIN_TIME
 from merganser.codecs.debezium import OP, Debezium
 from merganser.plan import (
-    ID,
-    KEY,
+    TRAVELS,
     Aggregated,
     AsOf,
     Changes,
@@ -157,7 +156,7 @@ class Batch:
 def _hidden(node: Node) -> list[str]:
     assert node.input is not None
     items = list(HIDDEN)
-    for hidden, column in ((ID, node.input.declared("id")), (KEY, node.input.declared("key"))):
+    for hidden, column in ((hidden, node.input.declared(role)) for role, hidden in TRAVELS.items()):
         if hidden in node.hidden:
             items.append(hidden if hidden in node.input.hidden else f"{quote(column or '')} AS {hidden}")
     return items
