@@ -17,6 +17,7 @@ from merganser.cli.running import Watch
 from merganser.dead_letters import Letter, Selection
 from merganser.display import console
 from merganser.errors import UsageError
+from merganser.operators.fold import REASON
 from merganser.query.snapshot import books
 from merganser.store import Store
 
@@ -134,7 +135,7 @@ def fix(selection: Selection, store: str, sql: str | None, folder: Path | None) 
 
 @dead_letters.command()
 @store_option
-@click.option("--flow", "files", multiple=True, required=True, metavar="FLOW.py", help="The files of the flows that read it.")
+@click.option("--flow", "files", multiple=True, metavar="FLOW.py", help="The files of the flows that read it.")
 @click.option("--all", "everything", is_flag=True, help="Also those that were not fixed.")
 @workers_option
 @selecting
@@ -142,9 +143,10 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
     """Send fixed letters through again, at their place in the log: the views are then as if they had never been bad.
 
     The views are built anew beside the old ones and swapped with them in one transaction, so it may be stopped at any time.
+    An event that a fold could not take (`not folded`) is tried again by the next run; for these no --flow is needed.
     """
     if not everything:
-        where = "fixed IS NOT NULL" + (f" AND (\n{selection.where}\n)" if selection.where else "")
+        where = f"(fixed IS NOT NULL OR reason = '{REASON}')" + (f" AND (\n{selection.where}\n)" if selection.where else "")
         selection = replace(selection, where=where)
         with books(store) as opened:
             if not letters_of.count(opened, selection):
@@ -155,7 +157,12 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
     if done is None:
         click.echo("stopped before the end: nothing has changed; call it again", err=True)
         raise SystemExit(1)
-    click.echo(f"{done.applied:,} letters went through; built anew: {', '.join(done.views)}")
+    if done.waiting:
+        click.echo(f"{done.waiting:,} of the keys that wait: the event that failed is tried again by the next run")
+    if done.views:
+        click.echo(f"{done.applied:,} letters went through; built anew: {', '.join(done.views)}")
+    if done.sinks:
+        click.echo(f"sent nothing: {', '.join(done.sinks)} (what was sent cannot be taken back, nor put in between)")
     for letter in done.dead[:10]:
         click.echo(f"still dead: {letter.id}: {letter.reason}: {letter.detail}")
     if done.dead:
@@ -166,11 +173,11 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
 @store_option
 @selecting
 def discard(selection: Selection, store: str) -> None:
-    """Give letters up: they are kept in the store, but listed and redriven no more."""
+    """Give letters up: they are kept in the store, but listed and redriven no more. A fold goes on without its event."""
     if selection == Selection():
         raise UsageError("say which letters: by name, --source, --reason, --since, --until or --where true for all")
     with changing(), Store(store) as opened:
-        click.echo(f"discarded {letters_of.discard(opened, selection):,} letters")
+        click.echo(f"discarded {engine.discard(opened, selection):,} letters")
 
 
 def _place(letter: Letter) -> str:

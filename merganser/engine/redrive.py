@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from merganser import faults
+from merganser import dead_letters, faults
 from merganser.codecs.mending import Mends
 from merganser.dead_letters import Letter, Selection, select
 from merganser.engine import changes
@@ -21,6 +21,7 @@ from merganser.engine.committer import Progressed
 from merganser.engine.run import CHUNK_BYTES, EPOCH_BYTES, Job, Report
 from merganser.errors import UsageError
 from merganser.flow import Flow
+from merganser.operators.fold import REASON, go_on
 from merganser.store import Store
 
 MADE = "a row of "
@@ -29,12 +30,18 @@ MADE = "a row of "
 
 @dataclass(frozen=True, slots=True)
 class Redriven:
-    """What came of redriven letters: how many went through, and those that are dead letters still."""
+    """What came of redriven letters: how many went through, and those that are dead letters still.
+
+    ``waiting``: keys of folds whose event is tried again in the next run. ``sinks``: those that read the same, and were sent
+    nothing. ``report``: of building the ``views`` anew; None where there were none to build.
+    """
 
     applied: int
     dead: list[Letter]
     views: list[str]
-    report: Report
+    sinks: list[str]
+    waiting: int
+    report: Report | None
 
 
 def redrive(
@@ -49,11 +56,17 @@ def redrive(
 ) -> Redriven | None:
     """Send letters through again, with their mended bytes where they have some. None if it was stopped before the end.
 
-    ``flows``: all that read the letters' sources. Until the end nothing changes; then everything does at once.
+    ``flows``: all that read the letters' sources. Until the end nothing changes; then everything does at once. An event that a
+    fold could not take is no record to be sent: it is tried again by the next run, for which no flow is needed here.
     """
     with Store(store) as opened:
         chosen = select(opened, selection)
         letters = [letter for letter in chosen if not letter.file.startswith(MADE)]
+        if letters and not flows:
+            raise UsageError("redrive builds views anew: name the files of the flows that read the source, --flow FLOW.py")
+        waiting = _go_on(opened, chosen, skip=False)
+        if waiting and not letters:
+            return Redriven(0, [], [], [], waiting, None)
         if not letters:
             made = "; a row that a verb made is no record: mend the flow, and rebuild its view" if chosen else ""
             raise UsageError(f"there is no such dead letter; `merganser dead-letters list` shows those there are{made}")
@@ -80,7 +93,25 @@ def redrive(
         faults.point("redrive.after")
         opened.checkpoint()
         still = {(d.source, d.partition, d.seq): d for d in select(opened, Selection(discarded=True))}
-        return Redriven(len(new.keys() - still.keys()), [still[k] for k in new if k in still], views, report)
+        dead_still = [still[k] for k in new if k in still]
+        return Redriven(len(new.keys() - still.keys()), dead_still, views, _sinks(flows, sources), waiting, report)
+
+
+def discard(store: Store, selection: Selection) -> int:
+    """Give letters up; a key of a fold that waits for one goes on without it in the next run. Returns how many they are."""
+    _go_on(store, select(store, selection), skip=True)
+    return dead_letters.discard(store, selection)
+
+
+def _go_on(store: Store, letters: Sequence[Letter], *, skip: bool) -> int:
+    """Let keys of folds go on that wait for some letters."""
+    failed = {(x.view, x.partition, x.seq) for x in letters if x.reason == REASON and x.view is not None}
+    with store.transaction():
+        return go_on(store.con, failed, skip=skip) if failed else 0
+
+
+def _sinks(flows: Sequence[Flow], sources: Sequence[str]) -> list[str]:
+    return sorted(w.name for f in flows for w in f.written if {s.name for s in w.sources} & set(sources))
 
 
 def _views(store: Store, flows: Sequence[Flow], sources: Sequence[str]) -> list[str]:

@@ -10,7 +10,7 @@ on. ``resume`` says whether the event that failed is tried again or left out; th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -273,6 +273,12 @@ def resume(con: duckdb.DuckDBPyConnection, view: str, key: Mapping[str, Any] | N
         count += len(con.execute(f"SELECT DISTINCT {names} FROM {table} WHERE {where}", given).fetchall())
         con.execute(f"UPDATE {table} SET _then = '{'skip' if skip else 'again'}' WHERE {where}", given)
     return count
+
+
+def go_on(con: duckdb.DuckDBPyConnection, failed: Collection[tuple[str, str, int]], *, skip: bool) -> int:
+    """``resume`` the keys whose first event that waits is one of these: by view, partition and ordinal."""
+    mine = [p for p in parked(con) if (p.view, p.partition, p.seq) in failed]
+    return sum(resume(con, p.view, p.key, skip=skip) for p in mine)
 
 
 def _tables(con: duckdb.DuckDBPyConnection) -> list[tuple[str, str, list[str]]]:

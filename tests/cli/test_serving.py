@@ -54,7 +54,7 @@ def test_a_second_flow_on_the_store_is_told_who_has_it(shop: Path) -> None:
 
 @pytest.mark.parametrize("command", [
     ["dead-letters", "fix", "--sql", "text"], ["dead-letters", "redrive", "--all", "--flow", "flows/revenue.py"],
-    ["dead-letters", "discard", "--where", "true"], ["parked", "revenue_per_minute", "--skip"],
+    ["dead-letters", "discard", "--where", "true"],
     ["rebuild", "revenue_per_minute", "--flow", "flows/revenue.py"],
 ])  # fmt: skip
 def test_what_changes_the_store_says_which_flow_to_stop(command: list[str], shop: Path) -> None:
