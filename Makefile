@@ -1,6 +1,6 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka crash-shop fuzz clean
+.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka crash-shop fuzz clean crash-event-store
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
@@ -48,6 +48,7 @@ bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 9
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/queries.py
 	$(BIN)/python -m benchmarks.formats
+	$(BIN)/python -m benchmarks.event_store
 	$(BIN)/python benchmarks/kafka.py
 
 soak: .venv/.installed  ## events without end, to see that nothing grows (make soak MINUTES=5)
@@ -64,6 +65,9 @@ crash-shop: .venv/.installed  ## kill a shop with a write model and a saga 200 t
 
 crash-kafka: .venv/.installed  ## kill a flow from Kafka to Kafka 200 times (make crash-kafka N=200), and the broker 10 times
 	$(BIN)/python -m tests.crash.run_kafka $(if $(filter command line,$(origin N)),$(N),200)
+
+crash-event-store: .venv/.installed  ## kill a bank and its projections 300 times, over SQLite and PostgreSQL (make crash-event-store N=300)
+	$(BIN)/python -m tests.crash.run_event_store $(if $(filter command line,$(origin N)),$(N),300)
 
 fuzz: .venv/.installed  ## decode N mutated records of each format (make fuzz N=1000000)
 	$(BIN)/python -m tests.fuzz.run $(N)

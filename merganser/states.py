@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import decimal
+import functools
 import json
 import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -49,7 +50,7 @@ class State:
         """Raises FlowError for what cannot be kept."""
         if dataclasses.is_dataclass(initial) and not isinstance(initial, type):
             kind = type(initial)
-            hints = get_type_hints(kind)
+            hints = _hints(kind)
             columns = tuple((f.name, _duckdb(hints[f.name], f"{kind.__name__}.{f.name}")) for f in dataclasses.fields(kind))
             plain = dataclasses.asdict(initial)
             state = State(columns, json.dumps(plain, default=str), kind, lambda: _made(kind, plain))
@@ -160,8 +161,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    """The annotations of a dataclass; to resolve them takes longer than many a fold."""
+    return get_type_hints(kind)
+
+
 def _made(kind: type, values: dict[str, Any]) -> Any:
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
 
 

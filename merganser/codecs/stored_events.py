@@ -139,7 +139,9 @@ def unwrapped(states: pa.BinaryArray) -> pa.BinaryArray:
     except pa.ArrowInvalid:
         each = [unwrapped(pa.array([s], pa.binary()))[0].as_py() if not utf8_error(s) else s for s in states.to_pylist()]
         return pa.array(each, pa.binary())
-    texts = pc.replace_substring_regex(pc.replace_substring_regex(texts, WRAPPED_UUID, f'"{DASHED}"'), WRAPPED, r"\1")
+    if pc.any(pc.match_substring(texts, '"uuid_hex"')).as_py():
+        texts = pc.replace_substring_regex(texts, WRAPPED_UUID, f'"{DASHED}"')
+    texts = pc.replace_substring_regex(texts, WRAPPED, r"\1")
     if pc.any(left := pc.match_substring(texts, '"_type_"')).as_py():
         texts = pa.array([_unwrapped(t) if w else t for t, w in zip(texts.to_pylist(), left.to_pylist())], pa.string())
     return texts.cast(pa.binary())

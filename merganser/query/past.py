@@ -33,21 +33,25 @@ class Past:
         """Raises UsageError where there is no such view, or where it has no history."""
         name = "'merganser_state.\"' || d.table_name || '\"'"
         found = rows(
-            "SELECT d.table_name, d.comment FROM merganser_state.tables t"
+            "SELECT d.table_name, d.comment, c.schema_name, c.column_name, c.data_type FROM merganser_state.tables t"
             " JOIN merganser.views v ON v.view = t.view AND v.cohort = t.cohort AND v.status <> 'building'"
             f" JOIN duckdb_tables() d ON d.database_name = 'store' AND {name} = t.name"
+            " JOIN duckdb_columns() c ON c.database_name = 'store' AND (c.schema_name, c.table_name) IN"
+            " (('main', v.view), ('merganser_state', d.table_name))"
             f" WHERE v.view = {literal(view)} AND ends_with(d.table_name, {literal(ENDING)}) AND v.signature LIKE '%\"Fold[%\"]'"
+            " ORDER BY c.column_index"
         )
         if not found:
             there = [name for (name,) in rows("SELECT view FROM merganser.views WHERE status <> 'building' ORDER BY view")]
             if view not in there:
                 raise UsageError(f"there is no view {view!r}; there are {', '.join(there) or 'none'}")
             raise UsageError(f"view {view!r} keeps no history: give its fold(…) history=True, and rebuild it")
-        table, comment = found[0]
+        table, comment = found[0][:2]
         about = json.loads(comment)
-        events = {n: kind for n, kind in _columns(rows, "merganser_state", table).items() if not n.startswith("_")}
+        columns = {n: kind for _, _, schema, n, kind in found if schema == "main"}
+        events = {n: kind for _, _, schema, n, kind in found if schema != "main" and not n.startswith("_")}
         path = f"merganser_state.{quote(table)}"
-        return Past(view, path, tuple(about["keys"]), about["order"], about["timed"], _columns(rows, "main", view), events)
+        return Past(view, path, tuple(about["keys"]), about["order"], about["timed"], columns, events)
 
     def history(self, key: Any) -> str:
         """The events of a key in order, with the ``state`` after each."""
@@ -72,7 +76,8 @@ class Past:
             until = self._by_position(rows, position)
         keys = ", ".join(map(quote, self.keys))
         items = [quote(n) if n in (*self.keys, "seq") else self._of_state(n) for n in self.columns]
-        return f"SELECT {', '.join(items)} FROM (SELECT DISTINCT ON ({keys}) * FROM {self.table} WHERE {until} ORDER BY seq DESC)"
+        last = f"SELECT DISTINCT ON ({keys}) * FROM {self.table} WHERE {until} ORDER BY seq DESC"
+        return f"SELECT {', '.join(items)} FROM ({last}) ORDER BY {keys}"
 
     def _of_state(self, name: str) -> str:
         if name == "state" and self.columns[name] == "JSON":
@@ -114,10 +119,3 @@ class Past:
             parts.append(f"{quote(name)} IS NOT DISTINCT FROM CAST({text} AS {self.events[name]})")
         return " AND ".join(parts)
 
-
-def _columns(rows: Rows, schema: str, table: str) -> dict[str, str]:
-    """Name to type of the columns of a table."""
-    return dict(rows(
-        "SELECT column_name, data_type FROM duckdb_columns() WHERE database_name = 'store'"
-        f" AND schema_name = {literal(schema)} AND table_name = {literal(table)} ORDER BY column_index"
-    ))  # fmt: skip

@@ -195,25 +195,35 @@ class EventStoreReader:
         return self._log
 
     def _begin(self, opened: Log) -> None:
-        """Check that the log is the one that was read before, and that its events can be read."""
-        name, newest = self._store.describe(), opened.newest()
-        if self._id:
-            there = opened.read(self._id - 1, 1)
-            found = _event(there[0]) if there and there[0][0] == self._id else None
-            if self._last is not None and found != self._last:
-                what = f"it ends at {newest}" if newest < self._id else f"{found or 'nothing'} is there"
-                raise SourceError(
-                    f"source {self._source!r} cannot be read on: notification {self._id} of {name} was {self._last} when it was"
-                    f" read, and now {what}. Was it put back from a backup, or made anew? Bring the old one back, or rebuild the"
-                    " views from what there is (merganser rebuild)"
-                )
-        self._end = None if self._follow else newest
+        """Find out where a run that does not follow ends, and whether the events can be read at all."""
+        self._end = None if self._follow else opened.newest()
+        self._next(opened, 0)
         if first := opened.read(0, 1):
             opened.check_json(first[0][4])
 
+    def _next(self, opened: Log, limit: int) -> list[Row]:
+        """The next notifications. The last one is looked up with them: so that another log in its place is found out at once."""
+        rows = opened.read(max(self._id - 1, 0), limit + 1)
+        if self._id:
+            found = _event(rows[0]) if rows and rows[0][0] == self._id else None
+            if found != self._last:
+                newest, name = opened.newest(), self._store.describe()
+                what = f"it ends at {newest}" if newest < self._id else f"{found or 'nothing'} is there"
+                raise SourceError(
+                    f"source {self._source!r} cannot be read on: notification {self._id} of {name} was {self._last}"
+                    f" when it was read, and now {what}. Was it put back from a backup, or made anew? Bring the old one back, or"
+                    " rebuild the views from what there is (merganser rebuild)"
+                )
+            rows = rows[1:]
+        if self._end is not None and rows and rows[-1][0] > self._end:
+            return [row for row in rows if row[0] <= self._end]
+        return rows
+
     def _read(self, opened: Log, max_bytes: int) -> Chunk | None:
         limit = int(min(max(1, max_bytes // self._size), TAKE))
-        rows = self._until_end(opened.read(self._id, limit))
+        rows = self._next(opened, limit)
+        if not rows and self._end is not None:
+            raise SourceError(f"source {self._source!r}: {self._store.describe()} ended at {self._end}, and lost that meanwhile")
         if rows and rows[-1][0] - self._id != len(rows):
             rows = self._without_doubt(opened, rows, limit)
         if not rows:
@@ -232,11 +242,6 @@ class EventStoreReader:
         # Ordinals are ids less one, so the first of the chunk is the number of ids before it.
         return Chunk(self._source, LOG, first, len(events), place, events, position, nbytes, until=self._id)
 
-    def _until_end(self, rows: list[Row]) -> list[Row]:
-        if self._end is None or not rows or rows[-1][0] <= self._end:
-            return rows
-        return [row for row in rows if row[0] <= (self._end or 0)]
-
     def _chosen(self, events: StoredEvents) -> StoredEvents:
         if self._store.types is None:
             return events
@@ -251,7 +256,7 @@ class EventStoreReader:
             if not self._settle(opened, rows[-1][0]):
                 return [row for i, row in enumerate(rows) if row[0] == self._id + 1 + i]
             # What was missing may have come since.
-            rows = [row for row in self._until_end(opened.read(self._id, limit)) if row[0] <= self._settled]
+            rows = [row for row in self._next(opened, limit) if row[0] <= self._settled]
         if not opened.leaves_gaps:
             self._lost(rows)
         return rows

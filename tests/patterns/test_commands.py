@@ -153,4 +153,4 @@ def _balances(rows: mg.query.connection.Result) -> dict[str, Balance]:
 
 
 TestCommands = Commands.TestCase
-TestCommands.settings = settings(max_examples=settings().max_examples // 6, stateful_step_count=20)
+TestCommands.settings = settings(max_examples=settings().max_examples // 6, stateful_step_count=15)

@@ -25,6 +25,7 @@ from tests.event_stores import SCHEMA as BANK
 from tests.event_stores import Balance, Bank, bank, evolve, replayed, source, sqlite, table
 from tests.flows import balanced, rows
 from tests.postgres import Postgres
+from tests.query.running import running
 from tests.sources.contract import Case, check
 from tests.sources.contract import rows as contract_rows
 
@@ -233,6 +234,20 @@ def test_another_store_at_the_same_place_stops_the_run(where: Where, tmp_path: P
         mg.run([flow(where)], tmp_path / "s.duckdb")
 
 
+def test_another_store_is_found_out_while_it_runs(tmp_path: Path) -> None:
+    """In SQLite ids are given out again when the last events were deleted."""
+    where = sqlite(tmp_path)
+    with bank(where) as application:
+        for i in range(3):
+            application.open(f"o{i}")
+        found = pytest.raises(SourceError, match=r"notification 3 of .* and now (.*/1 is there|it ends at 2)")
+        with found, running([flow(where)], tmp_path / "s.duckdb") as views:
+            write(where, "DELETE FROM stored_events WHERE rowid = 3")
+            assert application.open("other")[1] == 3
+            with pytest.raises(TimeoutError):
+                views.wait_for({"bank": 4}, timeout=1)
+
+
 @pytest.mark.parametrize("by", ["url", "application"])
 def test_rolled_back_ids_are_passed_over_in_postgresql(by: str, postgres: Postgres, tmp_path: Path) -> None:
     where = postgres.database()
@@ -389,6 +404,7 @@ def test_passwords_are_not_shown() -> None:
     store: EventStore = mg.event_store("postgresql://me:secret@db.example:5433/shop?sslmode=require")
     assert store.describe() == "event store postgresql://db.example:5433/shop"
     assert "secret" not in repr(store)
+    assert mg.event_store(mg.secret(env="SHOP")).describe() == "event store at secret(env='SHOP')"
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
