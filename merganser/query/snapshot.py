@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -73,9 +74,10 @@ EPOCH = b"merganser.epoch"
 def export_duckdb(connection: Connection, views: Sequence[str], folder: Path) -> int:
     """Put ``views.duckdb`` into a folder: whoever opens it sees the old one whole, or the new one. Returns the epoch."""
     new, path = folder / ".views.duckdb.new", folder / "views.duckdb"
-    new.unlink(missing_ok=True)
+    for left in (new, new.with_name(f"{new.name}.wal")):  # by one that was killed
+        left.unlink(missing_ok=True)
     epoch = copy(connection, views, new)
-    new.replace(path)
+    _put(new, path)
     return epoch
 
 
@@ -89,5 +91,12 @@ def export_parquet(connection: Connection, views: Sequence[str], folder: Path) -
             for batch in rows:
                 writer.write_batch(batch.replace_schema_metadata(schema.metadata))
     for view in views:
-        (folder / f".{view}.parquet.new").replace(folder / f"{view}.parquet")
+        _put(folder / f".{view}.parquet.new", folder / f"{view}.parquet")
     return results[0].epoch
+
+
+def _put(new: Path, path: Path) -> None:
+    """Replace a file by one that is whole, on the disk too."""
+    with new.open("rb") as file:
+        os.fsync(file.fileno())
+    new.replace(path)

@@ -10,6 +10,7 @@ import select
 import signal
 import struct
 import subprocess
+import sys
 import termios
 import time
 from collections.abc import Callable, Iterator
@@ -170,6 +171,38 @@ def test_export_replaces_whole_files_of_one_commit(served: tuple[Path, Callable[
     with duckdb.connect(str(tmp_path / "out/views.duckdb"), read_only=True) as con:
         assert con.execute("SELECT (SELECT sum(n) FROM per_key) = (SELECT n FROM total)").fetchall() == [(True,)]
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["per_key.parquet", "total.parquet", "views.duckdb"]
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("kind", ["parquet", "duckdb"])
+def test_an_export_that_is_killed_leaves_whole_files(
+    kind: str, served: tuple[Path, Callable[[int], None]], tmp_path: Path
+) -> None:
+    """The old ones or the new ones; and the next one is not disturbed by what it left."""
+    store, more = served
+    name = "per_key.parquet" if kind == "parquet" else "views.duckdb"
+    program = (
+        "import itertools, sys, pathlib, merganser as mg; from merganser.query import snapshot\n"
+        "connection = mg.connect(sys.argv[1])\n"
+        "folder = pathlib.Path(sys.argv[2])\n"
+        f"for _ in itertools.count(): print(snapshot.export_{kind}(connection, ['per_key', 'total'], folder), flush=True)\n"
+    )
+    for number in range(4):
+        command = [sys.executable, "-c", program, store, tmp_path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as export:
+            assert export.stdout is not None
+            for _ in range(3 + number):
+                assert int(export.stdout.readline()) > 0
+                more(1)
+            export.kill()
+        if kind == "parquet":
+            rows = pyarrow.parquet.read_table(tmp_path / name)["n"].to_pylist()
+        else:
+            with duckdb.connect(str(tmp_path / name), read_only=True) as con:
+                assert con.execute("SELECT (SELECT sum(n) FROM per_key) = (SELECT n FROM total)").fetchall() == [(True,)]
+                rows = [n for (n,) in con.execute("SELECT n FROM per_key").fetchall()]
+        assert len(rows) == 7 and sum(rows) >= 100
+        (tmp_path / ".views.duckdb.new.wal").write_bytes(b"half of a log")
 
 
 def test_export_every_writes_when_something_was_committed(served: tuple[Path, Callable[[int], None]], tmp_path: Path) -> None:
