@@ -42,7 +42,10 @@ def copy(connection: Connection, views: Sequence[str], path: Path, *, books: boo
     contents = [f"FROM {quote(schema)}.{quote(name)}" for schema, name in wanted]
     types, *tables = connection.read([kinds, *contents], max_rows=None, max_bytes=None, timeout=LONGEST)
     columns = types.fetchall()
-    with duckdb.connect(str(path), config=CONFIG) as con:
+    # As old versions of DuckDB write files, since what reads snapshots brings one of its own, if it can hold the columns.
+    storage = "v1.5.0" if any("VARIANT" in kind for *_, kind in columns) else "v1.0.0"
+    with duckdb.connect(config=CONFIG) as con:
+        con.execute(f"ATTACH {literal(str(path))} AS snapshot (STORAGE_VERSION '{storage}'); USE snapshot")
         for (schema, name), rows in zip(wanted, tables):
             declared = ", ".join(f"{quote(c)} {kind}" for s, t, c, kind in columns if (s, t) == (schema, name))
             con.execute(f"CREATE SCHEMA IF NOT EXISTS {quote(schema)}; CREATE TABLE {quote(schema)}.{quote(name)} ({declared})")

@@ -170,6 +170,8 @@ def test_export_replaces_whole_files_of_one_commit(served: tuple[Path, Callable[
     subprocess.run([*command, "--format", "duckdb"], check=True, capture_output=True)
     with duckdb.connect(str(tmp_path / "out/views.duckdb"), read_only=True) as con:
         assert con.execute("SELECT (SELECT sum(n) FROM per_key) = (SELECT n FROM total)").fetchall() == [(True,)]
+        ((tags,),) = con.execute("SELECT tags FROM duckdb_databases() WHERE database_name = 'views'").fetchall()
+        assert tags["storage_version"].startswith("v1.0.0")  # that others' DuckDB can read
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["per_key.parquet", "total.parquet", "views.duckdb"]
 
 
