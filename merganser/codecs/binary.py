@@ -136,13 +136,17 @@ def accepted(
     return rows.filter(pa.array(good)), numbers[good], failures
 
 
+class Entries(list[tuple[Any, Any]]):
+    """A map as decoders give it one by one, which is told from a list when it is empty too."""
+
+
 def jsonable(value: Any) -> Any:
     """A value as JSON has it: bytes as hexadecimal digits, decimals as text."""
     if isinstance(value, dict):
         return {key: jsonable(v) for key, v in value.items()}
+    if isinstance(value, Entries):
+        return {key: jsonable(v) for key, v in value}
     if isinstance(value, list):
-        if value and isinstance(value[0], tuple) and isinstance(value[0][0], str):
-            return {key: jsonable(v) for key, v in value}
         return [jsonable(v) for v in value]
     if isinstance(value, tuple) and not isinstance(value, pa.MonthDayNano):
         return jsonable(value[1])

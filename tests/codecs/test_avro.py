@@ -252,6 +252,32 @@ def test_one_schema_is_read_as_another_as_the_specification_says(writer: Any, re
         assert all(map(same, table.to_pylist(), [theirs])), table.to_pylist()
 
 
+SELF = rec(("n", "int"), ("next", ["null", "string", "R"]))
+
+
+def test_a_type_that_contains_itself_in_a_union_of_several() -> None:
+    tree = {"type": "record", "name": "Out", "fields": [{"name": "of", "type": SELF}]}
+    values = [{"of": {"n": 1, "next": ("R", {"n": 2, "next": "x"})}}, {"of": {"n": 3, "next": None}}]
+    table, _, failures = read(tree, write(tree, values))
+    assert not failures
+    assert table["of"].to_pylist() == ['{"n": 1, "next": {"n": 2, "next": "x"}}', '{"n": 3, "next": null}']
+
+
+def test_a_type_that_contains_itself_only_for_its_writer_is_no_json_to_its_reader() -> None:
+    writer = {"type": "record", "name": "Out", "fields": [{"name": "u", "type": ["string", SELF]}]}
+    reader = {"type": "record", "name": "Out", "fields": [{"name": "u", "type": ["string", rec(("n", "int"))]}]}
+    table, _, failures = read(writer, write(writer, [{"u": ("R", {"n": 1, "next": "x"})}, {"u": ("string", "s")}]), reader)
+    assert not failures and table["u"].to_pylist() == [{"n": 1}, "s"]
+
+
+def test_what_is_null_alone_within_others_and_empty_maps_as_json() -> None:
+    tree = rec(("u", [{"type": "map", "values": "null"}, "int"]), ("again", ["null", "R"]), ("tags", {"type": "map", "values": "int"}))
+    whole = {"type": "record", "name": "Out", "fields": [{"name": "of", "type": tree}, {"name": "m", "type": tree["fields"][0]["type"]}]}
+    value = {"u": ("int", 5), "again": None, "tags": {}}
+    table, _, failures = read(whole, write(whole, [{"of": value, "m": ("map", {"k": None})}]))
+    assert not failures and table.to_pylist() == [{"of": '{"u": 5, "again": null, "tags": {}}', "m": [("k", None)]}]
+
+
 def test_defaults_that_fastavro_does_not_read() -> None:
     """A field's own default within a record's, and bytes, whose default is written as text."""
     inner = rec(("x", "int"), ("y", "string", "d"), name="S")

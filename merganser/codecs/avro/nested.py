@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from merganser.codecs.avro.node import Node, Scan
 from merganser.codecs.avro.pieces import Bytes, Null
-from merganser.codecs.binary import Broken, array, jsonable
+from merganser.codecs.binary import Broken, Entries, array, jsonable
 from merganser.codecs.cursor import Cursor, Ints
 
 MAX_EMPTY = 1 << 16
@@ -137,7 +137,7 @@ class Many:
             open_ = open_[(count > 0) & sub.ok]
 
     def one(self, s: Scan) -> Any:
-        found: list[Any] = []
+        found: list[Any] = Entries() if self.key else []
         while count := s.varint():
             if count < 0:
                 count, size = -count, s.varint()

@@ -29,7 +29,7 @@ from merganser.codecs.avro.pieces import (
     Number,
     uuid_text,
 )
-from merganser.codecs.binary import jsonable
+from merganser.codecs.binary import Entries, jsonable
 from merganser.schema import arrow_type
 from merganser.schema.avro import AvroSchema, branch_name
 
@@ -170,8 +170,7 @@ class Resolver:
         if key in self._open:
             return self._open[key]
         self._same_name(w, r, path)
-        recursive = r["name"] in self.reader.recursive or w["name"] in self.writer.recursive
-        if not recursive:
+        if r["name"] not in self.reader.recursive:
             return Nested(self._record(w, r, path)) if not r["fields"] else self._record(w, r, path)
         again = self._open[key] = Again()
         self._within += 1
@@ -297,7 +296,7 @@ class Resolver:
         if kind == "array":
             return [self._default(found["items"], v) for v in value]
         if kind == "map":
-            return [(k, self._default(found["values"], v)) for k, v in value.items()]
+            return Entries((k, self._default(found["values"], v)) for k, v in value.items())
         if kind == "record":
             return self._record_default(found, value)
         return value
