@@ -21,6 +21,10 @@ Failure = tuple[int, str, str]
 """Number of a record among those given, reason, detail."""
 
 
+MAX_ELEMENTS = 1 << 20
+"""Elements of lists and maps that a record may have: read one by one, each takes a hundred times its bytes of memory."""
+
+
 class Broken(Exception):
     """A record that is no value of its schema: a reason code and a sentence."""
 

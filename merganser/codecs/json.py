@@ -24,10 +24,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.filling import filled, lacking
 from merganser.codecs.messages import Messages
-from merganser.codecs.values import SMALL, ordinals, place, rule, shown, utf8_error
+from merganser.codecs.values import BLOCK, LARGE, SMALL, after_comma, is_json, numeric, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
+from merganser.schema.types import parse
 from merganser.scratch import REFUSED, Query
 from merganser.sql import literal, quote
 
@@ -73,15 +75,19 @@ class Lines:
         pieces = [whole[a:b] for a, b in itertools.pairwise(self.starts)]
         return pa.array([b"" if utf8_error(piece) else piece for piece in pieces], pa.binary()).cast(pa.utf8()), True
 
+    def trailing_commas(self) -> npt.NDArray[np.int64]:
+        """The numbers of the lines that are no JSON, for a comma before a closing bracket."""
+        found = after_comma(np.frombuffer(self.data, np.uint8))
+        if not len(found):
+            return found
+        rows = np.unique(np.searchsorted(self.starts, found, side="right") - 1)
+        return rows[[not is_json(self[i]) for i in rows.tolist()]]
+
     def ordinals(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         return ordinals(chunk, len(self))
 
     def place(self, chunk: Chunk, i: int, seq: int) -> Place:
         return place(chunk, int(self.starts[i]), i, seq)
-
-
-BLOCK = 1 << 18
-"""Bytes that are searched at a time: few enough to stay in the processor's cache."""
 
 
 def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:
@@ -103,6 +109,8 @@ class JsonCodec:
         self.beside({})
         self._middle, self._slow = Query(self._middle_sql(), "_lines"), Query(self._slow_sql(), "_lines")
         self._names = list(schema.names())
+        kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type}
+        self._structs = kinds if lacking(kinds) else {}
         self._lenient = False
         self._empty = schema.arrow_schema().empty_table()
         self._careful = False
@@ -127,7 +135,8 @@ class JsonCodec:
         assert len(payload) + len(chunk.rejects) == chunk.records
         seqs = payload.ordinals(chunk)
         lines, broken = payload.text()
-        if not broken and not self._lenient:
+        commas = payload.trailing_commas()
+        if not broken and not len(commas) and not self._lenient:
             table = self._try_fast(lines)
             if table is None and self._beside:
                 beside = self._beside
@@ -137,6 +146,10 @@ class JsonCodec:
                     self.beside(beside)
             if table is not None:
                 return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
+        if len(commas):  # which DuckDB takes, and no one else
+            spoilt = np.zeros(len(lines), np.bool_)
+            spoilt[commas] = True
+            lines = pc.if_else(pa.array(spoilt), "", lines)
         table, rows = self._leniently(lines)
         # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
         self._lenient = self._lenient or len(rows) > len(lines) // 2
@@ -261,18 +274,31 @@ class JsonCodec:
         whole = pa.concat_tables([table, looked.filter(pa.array(good))])
         return whole.take(pa.array(order)), rows[order]
 
-    def _one_by_one(self, lines: pa.Array) -> tuple[pa.Table, list[int]]:
-        """All columns (whatever stands in bad records), and the numbers of the bad records."""
+    def _one_by_one(self, lines: pa.Array, fill: bool = True) -> tuple[pa.Table, list[int]]:
+        """All columns (whatever stands in bad records), and the numbers of the bad records.
+
+        ``fill``: keys that a STRUCT lacks are NULL in it; the query wants all of them.
+        """
         try:
             table = self._slow.run(_table(lines))
         except REFUSED:
             if len(lines) == 1:
                 return pa.Table.from_pylist([{}], schema=self._empty.schema), [0]
             half = len(lines) // 2
-            (a, bad_a), (b, bad_b) = self._one_by_one(lines[:half]), self._one_by_one(lines[half:])
+            (a, bad_a), (b, bad_b) = (self._one_by_one(part, fill) for part in (lines[:half], lines[half:]))
             return pa.concat_tables([a, b]), bad_a + [half + i for i in bad_b]
-        bad = np.flatnonzero(table["_bad"].fill_null(True).to_numpy())
-        return table.drop_columns(["_bad"]), bad.tolist()
+        bad = np.flatnonzero(table["_bad"].fill_null(True).to_numpy()).tolist()
+        table = table.drop_columns(["_bad"])
+        if not bad or not self._structs or not fill:
+            return table, bad
+        whole = {i: text for i in bad if (text := filled(lines[i].as_py() or "", self._structs)) is not None}
+        if not whole:
+            return table, bad
+        own, still = self._one_by_one(pa.array(list(whole.values())), fill=False)
+        place = np.arange(len(lines))
+        place[list(whole)] = len(lines) + np.arange(len(whole))
+        mended = set(whole) - {list(whole)[i] for i in still}
+        return pa.concat_tables([table, own]).take(pa.array(place)), [i for i in bad if i not in mended]
 
     # -- what to say of a bad record --------------------------------------------------------------------------------
 
@@ -287,12 +313,16 @@ class JsonCodec:
             return "empty line", "the record is empty; a JSON object was expected"
         try:
             pairs = json.loads(raw, object_pairs_hook=_Pairs, parse_constant=_no_constant)
+        except _NotFinite as error:
+            return "not finite", str(error)
         except ValueError as error:
             return "not json", f"{error}; a JSON object was expected"
         except RecursionError:
-            return "not json", "nested too deeply"
+            return "nested too deeply", "the record has more brackets within each other than can be told apart"
         if not isinstance(pairs, _Pairs):
             return "not an object", f"the record is {_kind(pairs)}; a JSON object was expected"
+        if not _is_text(pairs):
+            return "lone surrogate", "there is half a character in it (\\ud800 to \\udfff alone), which is no text"
         keys = [key for key, _ in pairs]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
@@ -305,12 +335,16 @@ class JsonCodec:
                     found = "null" if column.name in values else "absent"
                     return "missing field", f"column {column.name!r} ({column.type} NOT NULL) is {found}"
             elif not self._fits(column, value):
-                return "wrong type", f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown(value)}"
+                fraction = isinstance(value, float) and column.type in (*SMALL, *LARGE)
+                reason = "out of range" if numeric(column.type) and _kind(value) == "a number" and not fraction else "wrong type"
+                return reason, f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown(value)}"
+        if (key := _twice(pairs)) is not None:
+            return "duplicate key", f"key {key!r} stands more than once in an object within the record"
         return "wrong type", "the record does not fit the schema"
 
     def _fits(self, column: Column, value: object) -> bool:
         one = JsonCodec(Schema((Column(column.name, column.type),)))
-        text = json.dumps({column.name: value}, default=dict)
+        text = json.dumps({column.name: _plain(value)})
         return not one._one_by_one(pa.array([text]))[1]
 
 
@@ -327,8 +361,37 @@ def _all(flags: pa.ChunkedArray) -> bool:
     return not flags.null_count and pc.all(flags).as_py() is not False
 
 
+def _plain(value: object) -> object:
+    """A value with its objects as dicts."""
+    if isinstance(value, _Pairs):
+        return {key: _plain(inner) for key, inner in value}
+    return [_plain(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _twice(value: object) -> str | None:
+    """A key that stands in an object twice, however deep."""
+    if not isinstance(value, list):
+        return None
+    keys = [key for key, _ in value] if isinstance(value, _Pairs) else []
+    inner = (v for _, v in value) if isinstance(value, _Pairs) else iter(value)
+    return next((key for key in keys if keys.count(key) > 1), None) or next(filter(None, map(_twice, inner)), None)
+
+
+def _is_text(value: object) -> bool:
+    """Whether all texts in a value are such: JSON can say half of a pair of surrogates."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+class _NotFinite(ValueError):
+    """A number that JSON does not have."""
+
+
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON value")
+    raise _NotFinite(f"{name} is no JSON value; null, or a text in a VARCHAR, says that there is no number")
 
 
 def _path(name: str) -> str:

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
-from merganser.codecs.values import utf8_error
+from merganser.codecs.values import after_comma, is_json, utf8_error
 from merganser.schema import Schema
 from merganser.scratch import Query
 
@@ -90,6 +90,18 @@ class Messages:
         except pa.ArrowInvalid:
             values = [b"" if value and utf8_error(value) else value for value in self.values.to_pylist()]
             return pa.array(values, pa.binary()).cast(pa.utf8()), True
+
+    def trailing_commas(self) -> npt.NDArray[np.int64]:
+        """The numbers of the values that are no JSON, for a comma before a closing bracket."""
+        _, offsets, data = self.values.buffers()
+        if data is None or offsets is None or not len(self):
+            return np.zeros(0, np.int64)
+        bounds = np.frombuffer(offsets, np.int32)[self.values.offset : self.values.offset + len(self) + 1]
+        found: npt.NDArray[np.int64] = after_comma(np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]) + bounds[0]
+        if not len(found):
+            return found
+        rows: npt.NDArray[np.int64] = np.unique(np.searchsorted(bounds, found, side="right") - 1)
+        return rows[[not is_json(self[i]) for i in rows.tolist()]]
 
     def ordinals(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         return self.offsets

@@ -47,6 +47,11 @@ def rule(column: Column, careful: bool = True) -> Rule:
     return Rule(kind, "{}")
 
 
+def numeric(kind: str) -> bool:
+    """Whether a column holds numbers."""
+    return kind.startswith("DECIMAL") or kind in (*SMALL, *LARGE, *FLOATS)
+
+
 def shown(value: object) -> str:
     """A value as people would write it, cut to a line."""
     text = json.dumps(value, default=str)
@@ -60,6 +65,34 @@ def utf8_error(raw: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"byte {error.start} of the record (0x{raw[error.start]:02x}) is not UTF-8"
     return None
+
+
+def after_comma(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
+    """Where a closing bracket stands behind a comma, or behind white space, of which one cannot know without a closer look."""
+    found = [np.zeros(0, np.int64)]
+    folded, marks = (np.empty(min(BLOCK, len(octets)), kind) for kind in (np.uint8, np.bool_))
+    for begin in range(0, len(octets), BLOCK):
+        block = octets[begin : begin + BLOCK]
+        np.bitwise_or(block, 32, out=folded[: len(block)])  # } and ] differ in one bit
+        closing = np.flatnonzero(np.equal(folded[: len(block)], 125, out=marks[: len(block)])) + begin
+        before = octets[np.maximum(closing, 1) - 1]
+        doubtful = (before == 44) | (before <= 32)
+        if np.count_nonzero(doubtful):
+            found.append(closing[doubtful])
+    return np.concatenate(found)
+
+
+BLOCK = 1 << 18
+"""Bytes that are searched at a time: few enough to stay in the processor's cache."""
+
+
+def is_json(raw: bytes) -> bool:
+    """Whether a text is JSON as RFC 8259 has it, but for NaN and its like."""
+    try:
+        json.loads(raw)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def ordinals(chunk: Chunk, count: int) -> npt.NDArray[np.int64]:

@@ -271,8 +271,9 @@ def test_a_type_that_contains_itself_only_for_its_writer_is_no_json_to_its_reade
 
 
 def test_what_is_null_alone_within_others_and_empty_maps_as_json() -> None:
-    tree = rec(("u", [{"type": "map", "values": "null"}, "int"]), ("again", ["null", "R"]), ("tags", {"type": "map", "values": "int"}))
-    whole = {"type": "record", "name": "Out", "fields": [{"name": "of", "type": tree}, {"name": "m", "type": tree["fields"][0]["type"]}]}
+    union = [{"type": "map", "values": "null"}, "int"]
+    tree = rec(("u", union), ("again", ["null", "R"]), ("tags", {"type": "map", "values": "int"}))
+    whole = {"type": "record", "name": "Out", "fields": [{"name": "of", "type": tree}, {"name": "m", "type": union}]}
     value = {"u": ("int", 5), "again": None, "tags": {}}
     table, _, failures = read(whole, write(whole, [{"of": value, "m": ("map", {"k": None})}]))
     assert not failures and table.to_pylist() == [{"of": '{"u": 5, "again": null, "tags": {}}', "m": [("k", None)]}]

@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import math
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -107,6 +108,40 @@ def test_what_is_said_of_a_bad_line(line: bytes, reason: str, says: str) -> None
     assert reject.place == Place("f.jsonl", 100 + len(good), 9)
     assert decoded.table["_seq"].to_pylist() == [0, 2]
     assert codec.locate(chunk, [2]) == [(Place("f.jsonl", 100 + len(good) + len(line) + 1, 10), good.strip())]
+
+
+WIDE = Schema.declare({
+    "n": "BIGINT", "d": "DECIMAL(30,10)", "x": "DOUBLE", "s": "VARCHAR", "raw": "BLOB", "raws": "STRUCT(b BLOB)[]",
+    "m": "MAP(VARCHAR, INTEGER)", "st": "STRUCT(p INTEGER, q STRUCT(r DECIMAL(30,10), t VARCHAR)[])",
+})  # fmt: skip
+DIGITS = "12345678901234567890.0123456789"
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    (b'{"n": 1,}', "not json"), (b'{"s": "a", "st": {"p": 1 , }}', "not json"), (b'{"unknown": [1,]}', "not json"),
+    (b'{"s": "x,}"}', {"s": "x,}"}), (b'{"n": 1 }', {"n": 1}), (b'{"n": 1, "other": [ ] }', {"n": 1}),
+    (b'{"n": 9223372036854775808}', "out of range"), (b'{"n": 1.5}', "wrong type"), (b'{"x": 1e999}', "out of range"),
+    (b'{"x": NaN}', "not finite"), (b'{"x": -Infinity}', "not finite"), (b'{"x": "NaN"}', "wrong type"),
+    (b'{"d": 1e21}', "out of range"), (b'{"d": %s}' % DIGITS.encode(), {"d": Decimal(DIGITS)}),
+    (b'{"d": %s, "m": {"k": 1}}' % DIGITS.encode(), {"d": Decimal(DIGITS), "m": [("k", 1)]}),
+    (b'{"s": "\\ud800"}', "lone surrogate"), (b'{"s": "\\ud83d\\ude00"}', {"s": "\U0001f600"}),
+    (b'{"n": 1, "n": 2}', "duplicate key"), (b'{"st": {"p": 1, "p": 2}}', "duplicate key"),
+    (b'{"m": {"k": 1, "k": 2}}', "duplicate key"), (b'{"z": 1, "z": 2, "n": 1}', {"n": 1}),
+    (b'{"st": {"p": 1}}', {"st": {"p": 1, "q": None}}), (b'{"st": {"p": "x"}}', "wrong type"),
+    (b'{"st": {"q": [{"r": %s}, {"t": "x"}]}}' % DIGITS.encode(),
+     {"st": {"p": None, "q": [{"r": Decimal(DIGITS), "t": None}, {"r": None, "t": "x"}]}}),
+    (b'{"raw": "AP8=", "raws": [{"b": ""}, {"b": null}]}', {"raw": b"\0\xff", "raws": [{"b": b""}, {"b": None}]}),
+    (b'{"raw": "%"}', "wrong type"),
+])  # fmt: skip
+def test_no_value_is_changed_unseen(line: bytes, expected: Any) -> None:
+    """Alone, and among others that make the codec take another way."""
+    for others in ([], [b'{"n": "x"}'], [b'{"n": 5, "d": 1, "x": 1, "s": "", "raw": "", "raws": [], "m": {}, "st": null}']):
+        rows, rejects = decode(JsonCodec(WIDE), Lines.of(b"".join(each + b"\n" for each in [line, *others])), 1 + len(others))
+        if isinstance(expected, str):
+            assert rejects[7] == (line, expected)
+        else:
+            assert {name: value for name, value in rows[7].items() if value is not None} == expected
+
 
 
 # -- CSV --------------------------------------------------------------------------------------------------------------

@@ -160,7 +160,7 @@ def _one_by_one(
 ) -> tuple[int, int, str, str] | None:
     scan = Scan(data.octets[at:stop].tobytes())
     for number in range(k, count):
-        scan.empty, scan.depth = 0, 0
+        scan.empty, scan.elements, scan.depth = 0, 0, 0
         before = scan.at
         try:
             node.one(scan)

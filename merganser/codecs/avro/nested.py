@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from merganser.codecs.avro.node import Node, Scan
 from merganser.codecs.avro.pieces import Bytes, Null
-from merganser.codecs.binary import Broken, Entries, array, jsonable
+from merganser.codecs.binary import MAX_ELEMENTS, Broken, Entries, array, jsonable
 from merganser.codecs.cursor import Cursor, Ints
 
 MAX_EMPTY = 1 << 16
@@ -143,6 +143,9 @@ class Many:
                 count, size = -count, s.varint()
                 if size < 0:
                     raise Broken("not avro", f"byte {s.at}: a block of {size} bytes")
+            s.elements += count
+            if s.elements > MAX_ELEMENTS and count <= len(s.data) - s.at:  # with more of them it is cut off, which says more
+                raise Broken("too many elements", f"{s.elements:,} elements; at most {MAX_ELEMENTS:,} are taken of one record")
             for _ in range(count):
                 before = s.at
                 key = self.key.one(s) if self.key else None

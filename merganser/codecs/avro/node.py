@@ -25,6 +25,8 @@ class Scan:
         self.data, self.at = data, 0
         self.empty = 0
         """Elements of no bytes so far."""
+        self.elements = 0
+        """Elements so far, whatever bytes they have."""
         self.depth = 0
 
     def take(self, size: int) -> bytes:

@@ -53,6 +53,8 @@ def datums(avro: AvroSchema, table: pa.Table, trouble: Trouble) -> pa.BinaryArra
 
 def _encoded(avro: AvroSchema, tree: Any, values: Values) -> pa.BinaryArray:
     found = avro.resolve(tree)
+    if not len(values):
+        return nothing(0)
     if isinstance(found, list):
         return _union(avro, found, values)
     kind, logical = avro.kind(found), avro.logical(found)

@@ -138,6 +138,8 @@ def _tag(field: FieldDescriptor, wire: int) -> bytes:
 def _one(field: FieldDescriptor, values: Values) -> pa.BinaryArray:
     """Values without tag; messages without their length."""
     descriptor = field.message_type
+    if not len(values):
+        return nothing(0)
     if descriptor is None:
         return _enum(field, values) if field.type == FieldDescriptor.TYPE_ENUM else SCALARS[field.type](values)
     if descriptor.full_name in (TIMESTAMP, DURATION):

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import DecodeError
 
-from merganser.codecs.binary import Broken
+from merganser.codecs.binary import MAX_ELEMENTS, Broken
 from merganser.schema.protobuf import DURATION, TIMESTAMP, WRAPPERS, Message, is_json, is_map, nullable
 
 LEAST, MOST = -62_135_596_800, 253_402_300_799
@@ -35,7 +35,25 @@ def parsed(message: Message, raw: bytes) -> dict[str, Any]:
         raise Broken("not protobuf", str(error)) from None
     if not made.IsInitialized():
         raise Broken("missing field", f"{', '.join(made.FindInitializationErrors())} is required")
+    if len(raw) > MAX_ELEMENTS and (count := _elements(made)) > MAX_ELEMENTS:
+        raise Broken("too many elements", f"{count:,} elements; at most {MAX_ELEMENTS:,} are taken of one record")
     return _fields(made, message.descriptor)
+
+
+def _elements(made: Any) -> int:
+    """How many elements its repeated fields have, those of messages within it too; counting ends where they are too many."""
+    count = 0
+    for field, value in made.ListFields():
+        if is_map(field):
+            count += len(value)
+            inner: Any = value.values() if field.message_type.fields_by_name["value"].message_type else ()
+        else:
+            count += len(value) if field.is_repeated else 0
+            inner = () if field.message_type is None else value if field.is_repeated else (value,)
+        if count > MAX_ELEMENTS:
+            break
+        count += sum(map(_elements, inner))
+    return count
 
 
 def _fields(made: Any, descriptor: Descriptor) -> dict[str, Any]:
