@@ -148,7 +148,8 @@ class Committer:
         self.committed = {**self.committed, **moved}
         nbytes = sum(p.nbytes for p in cut.prepared)
         self.store.wrote(nbytes)
-        self._note(cut, books, nbytes, time.monotonic() - began)
+        letters = {(source, partition, r.seq) for r, source, partition, _, _ in dead}  # once, however many views refuse it
+        self._note(cut, books, len(letters), nbytes, time.monotonic() - began)
 
     def _source_dead(self, cut: Cut) -> list[Dead]:
         """The records that no view could have, each once however many views read the source."""
@@ -203,11 +204,11 @@ class Committer:
             )  # fmt: skip
             forward.keep(self.store, self.letters, dead, self._epoch)
 
-    def _note(self, cut: Cut, books: list[Books], nbytes: int, seconds: float) -> None:
+    def _note(self, cut: Cut, books: list[Books], dead: int, nbytes: int, seconds: float) -> None:
         p = self.progressed
         p.committed += sum(x.records for x in cut.prepared)
         p.committed_bytes += nbytes
-        p.dead += sum(len(x.rejects) for x in cut.prepared)
+        p.dead += dead
         p.late += sum(b.late for b in books)
         p.duplicate += sum(b.duplicate for b in books)
         p.epochs += 1

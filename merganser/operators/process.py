@@ -176,7 +176,7 @@ class ProcessStep(FoldStep):
                 timeouts.append((*key, -standing.timeouts - 1, part, seq, standing.due))
             else:
                 at = places[key][len(places[key]) - each.left]
-                row, part, seq = turn.told[at], turn.events["_part"][at].as_py(), turn.events["_seq"][at].as_py()
+                row, (part, seq) = turn.told[at], turn.places[at]
             what = "timeout" if each.timeout else "process"
             detail = f"{what} ({self.node.where}): {each.why}; the later events of its key wait"
             yield Refusal(seq, part, json.dumps(row, default=str), REASON, detail)
@@ -210,9 +210,11 @@ class Turn:
     closing: int
     skipped: set[tuple[Key, int]]
     times: list[int] = field(init=False)
+    places: list[tuple[str, int]] = field(init=False)
 
     def __post_init__(self) -> None:
         self.times = self.events["_time"].to_pylist()
+        self.places = list(zip(self.events["_part"].to_pylist(), self.events["_seq"].to_pylist()))
 
     def play(self, key: Key, places: list[int], calls: int | None = None) -> Played:
         """Call the functions for a key's events and deadlines in turn; at most ``calls`` times."""
@@ -256,7 +258,7 @@ class Turn:
         state, rows = parts(node.apply(standing.state, self.told[at]))
         made = [checked(node.emits, row) for row in rows]
         standing.state, standing.seq = state, self.told[at]["seq"]
-        standing.part, standing.pos = self.events["_part"][at].as_py(), self.events["_seq"][at].as_py()
+        standing.part, standing.pos = self.places[at]
         self._emit(key, played, made, moment)
         self._wait(standing, self.times[at])
 
