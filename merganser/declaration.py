@@ -72,6 +72,8 @@ def source(
     more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
     declared = replace(declared, columns=(*declared.columns, *more))
     if isinstance(declared.written, Debezium) and isinstance(connector, Kafka):
+        if connector.format != "json":
+            raise FlowError(f"mg.debezium(…) reads JSON, and source {name!r} is declared with format={connector.format!r}")
         connector = replace(connector, columns=(*connector.columns, (debezium.MESSAGE_KEY, "key")))
     for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
         if column is not None and column not in declared:

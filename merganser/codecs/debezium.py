@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
 from merganser.codecs.json import JsonCodec, Lines
@@ -42,8 +43,8 @@ ENVELOPE = Schema.of([
 UNWRAP = (
     "SELECT if(w, payload::JSON->>'op', op) AS op, if(w, payload::JSON->'before', before) AS before,"
     " if(w, payload::JSON->'after', after) AS after, if(w, schema, NULL) AS schema,"
-    " coalesce(nullif(TRY_CAST(if(w, payload::JSON->'source', source)::JSON->>'ts_ms' AS BIGINT), 0),"
-    " if(w, TRY_CAST(payload::JSON->>'ts_ms' AS BIGINT), ts_ms)) AS ts"
+    " TRY(make_timestamp(1000 * coalesce(nullif(TRY_CAST(if(w, payload::JSON->'source', source)::JSON->>'ts_ms' AS BIGINT), 0),"
+    " if(w, TRY_CAST(payload::JSON->>'ts_ms' AS BIGINT), ts_ms)))) AS ts"
     " FROM (SELECT *, coalesce(json_type(payload::JSON) = 'OBJECT', false) AS w FROM _envelopes)"
 )
 """The envelopes, out of what Kafka Connect puts around them."""
@@ -103,9 +104,8 @@ class DebeziumCodec:
         assert isinstance(schema.written, Debezium)
         self._codec, self._schema, self._timed, self._as = codec, schema, timed, schema.written
         row, keys = self._as.row, set(self._as.key)
-        read = [replace(c, type="VARCHAR") if c.type == "BLOB" else c for c in row.columns]
-        self._rows = JsonCodec(Schema(tuple(read)))
-        self._keys = JsonCodec(Schema(tuple(replace(c, required=True) for c in read if c.name in keys)))
+        self._rows = JsonCodec(row)
+        self._keys = JsonCodec(Schema(tuple(replace(c, required=True) for c in row.columns if c.name in keys)))
         self._unwrap = Query(UNWRAP, "_envelopes")
         self._meanings: dict[str | None, dict[str, Meaning]] = {}
         self._special = any(by_type(c.type, self._as.decimals) for c in row.columns)
@@ -124,7 +124,7 @@ class DebeziumCodec:
         wrong: dict[int, tuple[str, str]] = {}
         texts, deleted = self._texts(opened, envelopes, gone, wrong)
         rows = self._decoded(chunk, texts, deleted, opened[SEQ].to_numpy(), wrong)
-        rows = rows.append_column(OP, opened["op"]).append_column(TIME, _moments(opened["ts"]))
+        rows = rows.append_column(OP, opened["op"]).append_column(TIME, pc.assume_timezone(opened["ts"], "UTC"))
         for name in self._schema.names():
             if name not in rows.column_names:
                 rows = rows.append_column(name, envelopes[name])
@@ -205,18 +205,12 @@ class DebeziumCodec:
             order.append(at[found.table[SEQ].to_numpy()])
             count = len(found.table)
             there = found.table.column_names
-            columns = [_typed(found.table[f.name], f.type) if f.name in there else pa.nulls(count, f.type) for f in kinds]
+            columns = [found.table[f.name] if f.name in there else pa.nulls(count, f.type) for f in kinds]
             parts.append(pa.table(columns, schema=kinds))
         whole = pa.concat_tables(parts) if parts else kinds.empty_table()
         place = np.full(len(seqs), -1, np.int64)
         place[np.concatenate(order) if order else np.zeros(0, np.int64)] = np.arange(len(whole))
         return whole.take(pa.array(place, mask=place < 0))
-
-
-def _typed(column: pa.ChunkedArray, kind: pa.DataType) -> pa.ChunkedArray | pa.Array:
-    if not pa.types.is_binary(kind):
-        return column
-    return pa.array([None if text is None else base64.b64decode(text) for text in column.to_pylist()], kind)
 
 
 def _tombstones(chunk: Chunk, seqs: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
@@ -237,10 +231,6 @@ def _payload(key: bytes | None) -> str | None:
     if isinstance(found, dict) and "schema" in found and isinstance(found.get("payload"), dict):
         found = found["payload"]
     return json.dumps(found) if isinstance(found, dict) else None
-
-
-def _moments(milliseconds: pa.ChunkedArray) -> pa.ChunkedArray:
-    return milliseconds.cast(pa.timestamp("ms", "UTC")).cast(pa.timestamp("us", "UTC"))
 
 
 # -- what values stand for ------------------------------------------------------------------------------------------------
@@ -266,7 +256,7 @@ def by_type(kind: str, decimals: str) -> Meaning | None:
         return _decimal(scale) if decimals == "precise" else None
     return {
         "TIMESTAMP": _moment(10**3), "TIMESTAMP WITH TIME ZONE": _moment(10**3), "TIMESTAMP_MS": _moment(10**6),
-        "TIMESTAMP_S": _moment(10**9), "TIMESTAMP_NS": _moment(1), "DATE": days, "TIME": _time(10**3), "BLOB": octets,
+        "TIMESTAMP_S": _moment(10**9), "TIMESTAMP_NS": _moment(1), "DATE": days, "TIME": _time(10**3),
         "INTERVAL": _duration, "JSON": document,
     }.get(kind)  # fmt: skip
 
@@ -276,9 +266,7 @@ def by_schema(field: Mapping[str, Any]) -> Meaning | None:
     name = field.get("name")
     if name == "org.apache.kafka.connect.data.Decimal":
         return _decimal(int(field["parameters"]["scale"]))
-    if name in MEANINGS:
-        return MEANINGS[name]
-    return octets if field.get("type") == "bytes" else None
+    return MEANINGS.get(name)
 
 
 def _decimal(scale: int) -> Meaning:
@@ -325,12 +313,6 @@ def days(value: Any) -> Any:
     return str(date(1970, 1, 1) + timedelta(days=value)) if isinstance(value, int) else value
 
 
-def octets(value: Any) -> Any:
-    """Bytes in base64, which stay so until they are a column."""
-    base64.b64decode(value, validate=True)
-    return value
-
-
 def _duration(value: Any) -> Any:
     return f"{value} microseconds" if isinstance(value, int) else value
 
@@ -355,4 +337,4 @@ MEANINGS: dict[Any, Meaning] = {
     "io.debezium.time.NanoTime": _time(1),
     "io.debezium.time.MicroDuration": _duration,
 }
-"""By the name of a field's schema. Others are what they say: texts, numbers, ISO times."""
+"""By the name of a field's schema. Others are what they say: texts, numbers, ISO times, bytes in base64."""
