@@ -143,6 +143,7 @@ class KafkaReader:
         begin = self._kafka.begin([key for key, position in new if position is None])
         for key, position in new:
             reading = self._reading(key, position, ids[key[0]], begin.get(key, 0), earliest[key], latest[key])
+            # Behind the end? Then the log was cut off, or its new leader does not know yet how far it goes: the next end will do.
             reading.end = None if self._follow or reading.offset > latest[key] else latest[key]
             self._readings[key] = reading
             if key[0] not in self._topics:
@@ -207,6 +208,7 @@ class KafkaReader:
         taken: list[Messages] = []
         which: list[npt.NDArray[np.int64]] = []
         ends: dict[tuple[str, int], int] = {}
+        errors: list[Message] = []
         nbytes = 0
         with _without_collector():
             while nbytes < max_bytes:
@@ -215,7 +217,7 @@ class KafkaReader:
                 if not some:
                     break
                 if any(map(Message.error, some)):
-                    some = self._without_errors(some, ends)
+                    some = self._without_errors(some, ends, errors)
                 if some:
                     taken.append(self._arrays(some))
                     which.append(self._which(some))
@@ -225,13 +227,16 @@ class KafkaReader:
         for reading, messages in self._sorted(taken, which):
             end = int(messages.offsets[-1]) + 1
             key = reading.topic, reading.number
-            self._emit(reading, max(end, ends.pop(key, end)), messages, messages.values.nbytes)
-        for key, end in ends.items():
-            if key in self._readings and end > self._readings[key].offset:
-                self._emit(self._readings[key], end, None, 0)
-        for key in ends:
-            if key in self._readings:
-                self._end_if_over(self._readings[key])
+            self._emit(reading, max(end, ends.get(key, end)), messages, messages.values.nbytes)
+        for key in ends.keys() & self._readings.keys():
+            reading = self._readings[key]
+            if ends[key] > reading.offset:
+                self._emit(reading, ends[key], None, 0)
+            if reading.end is None and not self._follow:
+                reading.end = reading.offset
+            self._end_if_over(reading)
+        for message in errors:  # now that offsets are behind what came before
+            self._failed(message)
 
     def _sorted(
         self, taken: Sequence[Messages], which: Sequence[npt.NDArray[np.int64]]
@@ -303,22 +308,25 @@ class KafkaReader:
 
     # -- what is no message ---------------------------------------------------------------------------------------------
 
-    def _without_errors(self, some: Sequence[Message], ends: dict[tuple[str, int], int]) -> list[Message]:
-        """The messages, with the ends of partitions noted; an error that does not pass is raised."""
+    def _without_errors(
+        self, some: Sequence[Message], ends: dict[tuple[str, int], int], errors: list[Message]
+    ) -> list[Message]:
+        """The messages; ``ends`` gets where partitions end, ``errors`` what else is no message."""
         good = []
         for message in some:
             error = message.error()
             if error is None:
                 good.append(message)
-                continue
-            topic, number = message.topic(), message.partition()
-            if error.code() == KafkaError._PARTITION_EOF:
-                ends[str(topic), int(number or 0)] = int(message.offset() or 0)
+            elif error.code() == KafkaError._PARTITION_EOF:
+                ends[str(message.topic()), int(message.partition() or 0)] = int(message.offset() or 0)
             else:
-                self._failed(error, topic, number)
+                errors.append(message)
         return good
 
-    def _failed(self, error: KafkaError, topic: str | None, number: int | None) -> None:
+    def _failed(self, message: Message) -> None:
+        """Raise an error that does not pass."""
+        error, topic, number = message.error(), message.topic(), message.partition()
+        assert error is not None
         key = (str(topic), int(number)) if topic is not None and number is not None else None
         reading = self._readings.get(key) if key else None
         if error.code() in HEALS:
