@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -333,6 +334,25 @@ def test_the_commands_say_what_breaks_and_where(tmp_path: Path) -> None:
     assert call("schema", "check", str(old), str(other)).returncode == 2
     done = call("schema", "diff", str(old), str(new))
     assert "+ m INTEGER NOT NULL" in done.stdout and "OLD reads what NEW writes: yes" in done.stdout
+
+
+@pytest.mark.parametrize(("text", "why"), [
+    ("[1]", r"at #: a schema is an object, true or false, this is \[1\]"),
+    ('{"type": "objec"}', "at #/type: types are string, integer"),
+    ('{"type": 3}', "at #/type: types are"),
+    ('{"properties": ["a"]}', "at #/properties: properties is an object of schemas"),
+    ('{"properties": {"a": {"anyOf": [{"items": 7}]}}}', "at #/properties/a/anyOf/0/items: a schema is an object"),
+    ('{"oneOf": {}}', "at #/oneOf: oneOf is a list of schemas"),
+    ('{"required": "a"}', "at #/required: required is a list of names"),
+    ("{", "is no JSON: "),
+])  # fmt: skip
+def test_what_is_no_json_schema_is_told_with_its_place(tmp_path: Path, text: str, why: str) -> None:
+    bad, good = tmp_path / "bad.schema.json", tmp_path / "good.schema.json"
+    bad.write_text(text)
+    good.write_text("{}")
+    for args in ((str(bad), str(good)), (str(good), str(bad))):
+        done = call("schema", "check", *args)
+        assert done.returncode == 2 and re.search(why, done.stderr), done.stderr
 
 
 def test_a_schema_is_shown_in_three_notations_that_can_be_read_again(tmp_path: Path) -> None:

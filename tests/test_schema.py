@@ -78,7 +78,7 @@ def test_avro(tmp_path: Path) -> None:
         ("a.avsc", {"type": "record"}, "no Avro schema"),
         ("a.avsc", {"type": "array", "items": "int"}, "must be an Avro record"),
         ("a.avsc", {"type": "record", "name": "A", "fields": [{"name": "x", "type": ["int", ["null"]]}]}, "a union may not"),
-        ("a.schema.json", [], "object with properties"),
+        ("a.schema.json", [], "is no JSON Schema, at #: a schema is an object"),
         ("a.txt", {}, "known are .avsc"),
     ],
 )

@@ -11,6 +11,45 @@ FORMATS: dict[str, str] = {"date-time": "TIMESTAMP WITH TIME ZONE", "date": "DAT
 TYPES: dict[str, str] = {"integer": "BIGINT", "number": "DOUBLE", "boolean": "BOOLEAN"}
 
 
+KINDS = ("string", "integer", "number", "boolean", "object", "array", "null")
+SCHEMAS = ("items", "additionalProperties", "additionalItems", "not", "contains", "propertyNames", "if", "then", "else")
+LISTS = ("anyOf", "oneOf", "allOf", "prefixItems")
+NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
+"""Keywords whose values are a schema, a list of schemas, schemas by name."""
+
+
+def check(tree: Any, at: str, path: str = "#") -> None:
+    """Raise a FlowError with the place, if what is compared and declared is not what JSON Schema says that it is."""
+    if isinstance(tree, bool):
+        return
+    _expect(isinstance(tree, dict), at, path, "a schema is an object, true or false", tree)
+    kinds = tree.get("type", [])
+    for kind in [kinds] if isinstance(kinds, str) else kinds if isinstance(kinds, list) else [kinds]:
+        _expect(kind in KINDS, at, f"{path}/type", f"types are {', '.join(KINDS)}", kind)
+    names = tree.get("required", [])
+    whole = isinstance(names, list) and all(isinstance(name, str) for name in names)
+    _expect(whole, at, f"{path}/required", "required is a list of names", names)
+    _expect(isinstance(tree.get("enum", []), list), at, f"{path}/enum", "enum is a list of values", tree.get("enum"))
+    _expect(isinstance(tree.get("$ref", ""), str), at, f"{path}/$ref", "$ref is a text", tree.get("$ref"))
+    for keyword in (k for k in (*SCHEMAS, *LISTS, *NAMED) if k in tree):
+        inner, here = tree[keyword], f"{path}/{keyword}"
+        if keyword in NAMED:
+            _expect(isinstance(inner, dict), at, here, f"{keyword} is an object of schemas", inner)
+            parts = inner.items()
+        elif keyword in LISTS or isinstance(inner, list):
+            _expect(isinstance(inner, list), at, here, f"{keyword} is a list of schemas", inner)
+            parts = enumerate(inner)
+        else:
+            parts = [("", inner)]
+        for name, sub in parts:
+            check(sub, at, f"{here}/{name}".rstrip("/"))
+
+
+def _expect(ok: bool, at: str, path: str, what: str, found: Any) -> None:
+    if not ok:
+        raise FlowError(f"{at} is no JSON Schema, at {path}: {what}, this is {found!r}")
+
+
 def declared(tree: Any, at: str) -> Schema:
     """The properties of an object, required ones as NOT NULL unless they may be null. Raises FlowError."""
     if not isinstance(tree, dict) or not isinstance(tree.get("properties"), dict):

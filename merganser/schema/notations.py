@@ -55,9 +55,11 @@ def parse(notation: str, text: str, at: str, references: dict[str, str] | None =
     if notation == "protobuf":
         return Notated(notation, protobuf_needed(at).compiled_text(text, references or {}, at))
     try:
-        return Notated(notation, json.loads(text))
+        tree = json.loads(text)
     except ValueError as error:
         raise FlowError(f"{at} is no JSON: {error}") from None
+    json_schema.check(tree, at)
+    return Notated(notation, tree)
 
 
 def load(spec: str | Path) -> Schema:
