@@ -76,8 +76,9 @@ class Flow:
         services: Mapping[str, Service] | None = None,
     ) -> Flow:
         """This flow with other connectors for some of its sources, and other services that ``fetch`` asks, by name; and with those
-        sinks only that are given, by name."""
-        sources = {s.name: replace(s, connector=connectors[s.name]) for s in self.sources if s.name in connectors}
+        sinks only that are given, by name. Dead letters go nowhere else then."""
+        known = {s.name: replace(s, dead_letters=None) for s in self.sources}
+        sources = {name: replace(s, connector=connectors.get(name, s.connector)) for name, s in known.items()}
         other = Flow(self.name)
         others, given = services or {}, sinks or {}
         other.materialized = [plan.reading(view, sources, others) for view in self.materialized]

@@ -119,7 +119,7 @@ def preview(node: Node, events: int = 5, rows: int = 5) -> Preview:
     flow = Flow("preview")
     connectors, bad = {}, 0
     for source in node.sources:
-        connectors[source.name], refused = first(source.connector, source.name, source.schema, source.time, events)
+        connectors[source.name], refused = first(source.connector, source.name, source.codec(), source.schema, events)
         bad += refused
     shown: list[tuple[str, Node]] = []
     for each in nodes:

@@ -26,6 +26,18 @@ def test_a_flow_shows_its_plan_as_a_picture() -> None:
     assert all(0 <= x < width and 0 <= y < height for x, y in boxes)
 
 
+def test_preview_of_events_in_envelopes_and_of_older_versions() -> None:
+    """Their rows are as in a run; dead letters do not go to their topic."""
+    letters = mg.kafka("nowhere", brokers="127.0.0.1:9")
+    envelope = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t", "data": {"n": 3}}
+    schema = mg.cloudevents({"n": "BIGINT"})
+    events = mg.source("events", mg.memory([envelope, b"{"]), schema=schema, time="n", time_unit="s", dead_letters=letters)
+    old = mg.source("old", mg.memory([{"v": 1, "n": 2}]), schema={"m": "BIGINT", "v": "INTEGER"}, version="v")
+    old = old.upcast(1, sql={"m": "n * 2"}, columns={"n": "BIGINT"})
+    assert [rows.to_pylist() for _, rows, _ in mg.Flow("f").read(old).preview().steps] == [[{"m": 4, "v": 1}]]
+    assert mg.Flow("f").read(events).select("ce_id", "n").preview().steps[-1][1].to_pylist() == [{"ce_id": "1", "n": 3}]
+
+
 def test_preview_shows_the_rows_after_each_verb_and_keeps_nothing() -> None:
     memory = mg.memory([event("a", 0, n=1), event("b", 1, n=5), b"{bad", event("a", 2, n=7), event("c", 3, n=9)])
     source = mg.source("events", memory, schema=SCHEMA, time="at", lateness="1 second", id="id")

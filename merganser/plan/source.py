@@ -16,6 +16,7 @@ from merganser.plan.text import code
 from merganser.schema import Column, Schema
 from merganser.sources import Connector
 from merganser.sources.kafka import Kafka
+from merganser.sources.rows import Rows
 from merganser.sql import binder
 
 
@@ -94,6 +95,8 @@ class Source:
 
     def codec(self) -> Codec:
         """A new codec for its events, of whatever version."""
+        if isinstance(self.connector, Rows):
+            return self.connector.codec(self.schema)  # they were decoded before
         # A message without a payload has its record's time, but not as a count of some unit.
         time = None if self.time_unit else self.time
         schema = widened(self.schema, self.upcasters) if self.upcasters else self.schema

@@ -75,9 +75,8 @@ class _RowsReader:
         pass
 
 
-def first(connector: Connector, source: str, schema: Schema, time: str | None, count: int) -> tuple[Rows, int]:
+def first(connector: Connector, source: str, codec: Codec, schema: Schema, count: int) -> tuple[Rows, int]:
     """The first ``count`` records of a source that can be decoded, and how many could not on the way."""
-    codec = connector.codec(schema, time)
     reader = connector.open(source, follow=False)
     left = set(connector.partitions())
     for partition in left:
