@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from hypothesis import strategies as st
 
 from merganser.errors import UsageError
 from merganser.schema.compatibility import check
+from merganser.schema.compatibility.protobuf import unreadable
 from merganser.schema.notations import parse
-from merganser.schema.protobuf import compiled_text
+from merganser.schema.protobuf import Message, compiled_text
 from tests.codecs.proto_data import message_types, messages
 from tests.commands import call
 from tests.schema_registry import serving
@@ -208,6 +210,32 @@ def test_what_protobuf_calls_compatible_can_be_read(data: st.DataObject) -> None
         new.kind.FromString(data.draw(messages(old)).SerializeToString())
     except DecodeError as error:
         assert "UTF-8" in str(error)
+
+
+SCALARS = ("int32", "int64", "uint32", "uint64", "sint32", "sint64", "fixed32", "bool", "double", "string", "bytes")
+
+
+@cache
+def one_field(kind: str) -> Message:
+    return compiled_text(proto(f"{kind} a = 1;"), {}, "t")
+
+
+@SLOW
+@given(st.data())
+def test_what_is_readable_keeps_its_values(data: st.DataObject) -> None:
+    """Of two types whose fields have other scalar types: what a writer's field was is what the reader's is."""
+    one_of = st.sampled_from(SCALARS)
+    old, new = one_field(data.draw(one_of)), one_field(data.draw(one_of))
+    if unreadable(new.descriptor, old.descriptor):
+        return
+    written = data.draw(messages(old))
+    try:
+        read = new.kind.FromString(written.SerializeToString())
+    except DecodeError as error:
+        assert "UTF-8" in str(error)
+        return
+    was, now = (v.encode() if isinstance(v, str) else v for v in (written.a, read.a))
+    assert was == now
 
 
 # -- JSON Schema ------------------------------------------------------------------------------------------------------------

@@ -175,7 +175,9 @@ def test_protobuf_of_several_writers_is_read_as_the_declared_message(served: Ser
     decoded = decode("protobuf", reg, declared_message(compiled_text(now, {}, "t"), "t"), raws)
     assert decoded.table.select(["id", "n", "z"]).to_pylist() == [{"id": "a", "n": 5, "z": None}] * 2
     for text, why in (
-        (f"{head} int32 n = 2; }}", "/2: n was a number of 64 bits, and is one of 32"),
+        (f"{head} int32 n = 2; }}", "/2: n was int64, and is int32, which does not hold all of its values"),
+        (f"{head} uint64 n = 2; }}", "/2: n was int64, and is uint64"),
+        (f"{head} bool n = 2; }}", "/2: n was int64, and is bool"),
         (f"{head} sint64 n = 2; }}", "/2: n was written as number, and is read as zigzag number"),
     ):
         with pytest.raises(SourceError, match=f"schema {ids[1]} of the registry wrote what cannot be read .*: {why}"):

@@ -19,8 +19,15 @@ WIRE: dict[int, str] = {
 }  # fmt: skip
 """Field type to the way that its values are written; one within a way may become another one."""
 
-LONG = frozenset({3, 4, 6, 16, 18})
-"""Types of 64 bits."""
+TYPES: dict[int, str] = {
+    1: "double", 2: "float", 3: "int64", 4: "uint64", 5: "int32", 6: "fixed64", 7: "fixed32", 8: "bool", 9: "string", 12: "bytes",
+    13: "uint32", 14: "enum", 15: "sfixed32", 16: "sfixed64", 17: "sint32", 18: "sint64",
+}  # fmt: skip
+HELD: dict[str, tuple[str, ...]] = {
+    "bool": ("int32", "uint32", "int64", "uint64"), "int32": ("int64", "enum"), "uint32": ("int64", "uint64"),
+    "enum": ("int32", "int64"), "sint32": ("sint64",), "string": ("bytes",), "bytes": ("string",),
+}  # fmt: skip
+"""For a written type: the others that each of its values is read as itself by (or not at all: bytes that are no text)."""
 
 
 def differences(reader: Message, writer: Message) -> list[Difference]:
@@ -29,8 +36,8 @@ def differences(reader: Message, writer: Message) -> list[Difference]:
 
 
 def unreadable(reader: Any, writer: Any, path: str = "", seen: frozenset[str] = frozenset()) -> list[Difference]:
-    """What of a writer's message type would be another value when it is read as the reader's: fields of another kind, and
-    numbers of 64 bits in fields of 32."""
+    """What of a writer's message type could be another value when it is read as the reader's: fields of another kind, and
+    numbers that those of the reader do not hold."""
     if writer.full_name in seen:
         return []
     seen |= {writer.full_name}
@@ -42,8 +49,9 @@ def unreadable(reader: Any, writer: Any, path: str = "", seen: frozenset[str] = 
             continue
         if different := _fields(old, new, at, shallow=True):
             found += different
-        elif old.type in LONG and new.type not in LONG:
-            found.append(Difference("FIELD_SCALAR_KIND_CHANGED", at, f"{new.name} was a number of 64 bits, and is one of 32"))
+        elif old.type != new.type and TYPES.get(new.type) not in HELD.get(TYPES.get(old.type, ""), ()):
+            detail = f"{new.name} was {TYPES[old.type]}, and is {TYPES[new.type]}, which does not hold all of its values"
+            found.append(Difference("FIELD_SCALAR_KIND_CHANGED", at, detail))
         elif old.message_type is not None:
             found += unreadable(new.message_type, old.message_type, at, seen)
     return found
