@@ -53,6 +53,18 @@ def boundaries(data: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     return ends
 
 
+def stray_quotes(data: npt.NDArray[np.uint8]) -> bool:
+    """Whether anything but the end of a field stands behind the quote that closes it, which pyarrow takes into the field."""
+    quotes = np.flatnonzero(data == 34)
+    if not len(quotes):
+        return False
+    opening, closing = quotes[: len(quotes) // 2 * 2 : 2], quotes[1::2]
+    before = np.where(opening > 0, data[opening - 1], 44)
+    behind = np.where(closing + 1 < len(data), data[np.minimum(closing + 1, len(data) - 1)], 10)
+    stray = np.isin(before, (10, 34, 44)) & ~np.isin(behind, (10, 13, 34, 44))
+    return bool(stray.any())
+
+
 class CsvCodec:
     """Decodes the records of a chunk. For one thread."""
 
@@ -70,7 +82,7 @@ class CsvCodec:
         if texts is None:
             return self._one_by_one(chunk)
         rows = self._cast(texts)
-        ok = rows["_bad"].fill_null(True)
+        ok = pc.or_(rows["_bad"].fill_null(True), self._blank(texts, payload))
         seqs = ordinals(chunk, count)
         if not pc.any(ok).as_py():
             return Decoded(rows.select(self._names).append_column(SEQ, pa.array(seqs)), [])
@@ -81,6 +93,17 @@ class CsvCodec:
             for i in np.flatnonzero(~good).tolist()
         ]
         return Decoded(rows.select(self._names).filter(pa.array(good)).append_column(SEQ, pa.array(seqs[good])), rejects)
+
+    def _blank(self, texts: pa.Table, payload: CsvPayload) -> pa.Array:
+        """Which records are empty lines where several fields were expected: to pyarrow all their fields are empty."""
+        blank = np.ones(len(texts), np.bool_)
+        for column in texts.columns:
+            blank &= column.is_null().to_numpy()
+        if blank.any() and len(payload.header) > 1:
+            records, _, _ = records_with_places(payload.data)
+            blank[[i for i in np.flatnonzero(blank).tolist() if records[i].strip()]] = False
+            return pa.array(blank)
+        return pa.array(np.zeros(len(texts), np.bool_))
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         records, starts, lines = records_with_places(chunk.payload.data)
@@ -110,6 +133,8 @@ class CsvCodec:
 
     def _fields(self, payload: CsvPayload, count: int) -> pa.Table | None:
         """The declared columns as text; None unless every record has as many fields as the header."""
+        if stray_quotes(np.frombuffer(payload.data, np.uint8)):
+            return None
         if not count:
             return pa.table({name: pa.array([], pa.string()) for name in self._names})
         try:
@@ -140,7 +165,7 @@ class CsvCodec:
         for i, record in enumerate(records):
             seq = int(numbers[i])
             texts = None if utf8_error(record) else self._fields(CsvPayload(payload.header, record + b"\n"), 1)
-            row = None if texts is None else self._cast(texts)
+            row = None if texts is None or (not record.strip() and len(payload.header) > 1) else self._cast(texts)
             if row is None or row["_bad"][0].as_py() is not False:
                 rejects.append(self._reject(payload.header, record, seq, place(chunk, int(starts[i]), lines[i], seq)))
             else:

@@ -31,7 +31,7 @@ class ColumnarFile:
             else:
                 self._file = pyarrow.ipc.open_file(pa.memory_map(name))
                 self._groups = self._file.num_record_batches
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError, ValueError) as error:
             raise SourceError(f"{name} cannot be read as {kind}: {str(error).splitlines()[0]}") from None
 
     def position(self) -> dict[str, Any]:
@@ -71,7 +71,8 @@ class ColumnarFile:
                     self._table = self._file.read_row_group(self._group, use_threads=False)
                 else:
                     self._table = pa.Table.from_batches([self._file.get_batch(self._group)])
-            except (pa.ArrowInvalid, OSError) as error:
+                self._table.validate(full=True)  # neither reader looks whether texts are UTF-8, or offsets within the data
+            except (pa.ArrowException, OSError, ValueError) as error:
                 raise SourceError(
                     f"{self._name}: row group {self._group} cannot be read ({str(error).splitlines()[0]}); all before were"
                 ) from None

@@ -99,8 +99,12 @@ class ContainerFile:
                 count = -count
                 self._long()
             for _ in range(count):
-                key = self._take(self._long()).decode("utf-8", "replace")
-                meta[key] = self._take(self._long())
+                key = self._take(self._long())
+                value = self._take(self._long())
+                try:
+                    meta[key.decode()] = value
+                except UnicodeDecodeError:
+                    raise SourceError(f"{self._name} is damaged: a key in its header ({key[:40]!r}) is no text") from None
         return meta
 
     def _block(self, decompress: Callable[[bytes], bytes], sync: bytes, last: bool) -> Block | None:

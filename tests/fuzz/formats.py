@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import csv
 import datetime as dt
 import io
 import json
@@ -19,11 +21,15 @@ import pyarrow as pa
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.avro import DatumReader
 from merganser.codecs.binary import BinaryCodec, Broken, Delimited, array
+from merganser.codecs.csv import CsvCodec, CsvPayload
+from merganser.codecs.framing import ConfluentReader
 from merganser.codecs.json import JsonCodec, Lines
 from merganser.codecs.protobuf import MessageReader
 from merganser.codecs.protobuf.reference import parsed
+from merganser.registry import DeniedError, Registry
 from merganser.schema import Schema
 from merganser.schema.avro import declared, parse
+from merganser.schema.notations import Notated
 from merganser.schema.protobuf import compiled_text
 from merganser.schema.protobuf import declared as declared_message
 from tests.codecs.avro_data import same
@@ -184,7 +190,47 @@ def _near(ours: Any, theirs: Any) -> bool:
     return bool(ours == theirs or (isinstance(theirs, float) and math.isclose(ours, theirs, rel_tol=1e-15)))
 
 
-FORMATS: dict[str, Callable[[], Format]] = {"avro": avro, "protobuf": protobuf, "json": jsonl}
+class _Known(Registry):
+    """A registry that knows one id."""
+
+    def by_id(self, number: int, *, patience: float = 0) -> Notated:
+        if number != 7:
+            raise DeniedError("no such schema")
+        return Notated("avro", parse(AVRO, "fuzz"))
+
+
+def framed() -> Format:
+    bare = avro()
+    codec = BinaryCodec(ConfluentReader(declared(parse(AVRO, "fuzz"), "fuzz"), _Known("http://none"), "avro", "fuzz"))
+
+    def agrees(raw: bytes, row: dict[str, Any]) -> bool:
+        return raw[:5] == b"\0\0\0\0\7" and bare.agrees(raw[5:], row)
+
+    return Format([b"\0\0\0\0\7" + raw for raw in bare.valid], codec, _delimited, agrees)
+
+
+def lines_of_csv() -> Format:
+    kinds = {"id": "VARCHAR", "n": "BIGINT", "x": "DOUBLE", "raw": "BLOB"}
+    valid = [f'"id-{i}, ""ä""",{i << (i % 60)},{i / 7},{"AP8=" * (i % 3)}'.encode() for i in range(50)]
+
+    def payload(raws: list[bytes]) -> CsvPayload:
+        return CsvPayload(tuple(kinds), b"".join(raw + b"\n" for raw in raws))
+
+    def agrees(raw: bytes, row: dict[str, Any]) -> bool:
+        id, n, x, data = next(csv.reader([raw.decode()], strict=True))
+        return (
+            (row["id"] or "") == id
+            and (row["n"] is None if not n else row["n"] == Decimal(n))
+            and (row["x"] is None if not x else _near(row["x"], float(x)))
+            and (not row["raw"] if not data else row["raw"] == base64.b64decode(data))
+        )
+
+    return Format(valid, CsvCodec(Schema.declare(kinds)), payload, agrees)
+
+
+FORMATS: dict[str, Callable[[], Format]] = {
+    "avro": avro, "protobuf": protobuf, "json": jsonl, "framed avro": framed, "csv": lines_of_csv,
+}  # fmt: skip
 BOMBS = [
     b"\xff" * 10, b"\x80\x84\xaf\x5f", b"\x00", b"\xfe\xff\xff\xff\x0f", struct.pack("<d", math.nan), b"[" * 300, b"1e999",
     b'"\xed\xa0\x80"',
