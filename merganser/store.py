@@ -251,14 +251,9 @@ class Store:
         self._checkpointed = time.monotonic()
 
     def insert(self, table: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Append rows of Python values to a table of schema ``merganser`` by way of Arrow."""
-        columns = list(zip(*rows))
-        if not columns:
-            return
-        names = [r[0] for r in self.con.execute(f"DESCRIBE merganser.{table}").fetchall()]
-        self.con.register("_insert", pa.table({name: list(values) for name, values in zip(names, columns)}))
-        self.con.execute(f"INSERT INTO merganser.{table} SELECT * FROM _insert")
-        self.con.unregister("_insert")
+        """Append rows of Python values to a table of schema ``merganser``."""
+        with self.con.appender(f"merganser.{table}") as appender:
+            appender.append_rows(rows)
 
     def identity(self) -> str:
         """What tells this store from all others, in places that outlive it; a copy of the file is the same store."""

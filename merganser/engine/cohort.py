@@ -11,8 +11,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pyarrow as pa
-
 from merganser.clock import MIN_TIME
 from merganser.engine.graph import DeadLetter, Graph
 from merganser.engine.prepare import Prepared
@@ -65,26 +63,27 @@ class Cohort:
         con = store.con
         moved = [(key, self.progress[key]) for key in sorted(touched)]
         if moved:
-            con.register("_moved", pa.table({"s": [k[0] for k, _ in moved], "p": [k[1] for k, _ in moved]}))
+            sources, partitions = [source for (source, _), _ in moved], [partition for (_, partition), _ in moved]
             con.execute(
-                "DELETE FROM merganser.positions WHERE cohort = ? AND (source, partition) IN (SELECT (s, p) FROM _moved)",
-                [self.number],
+                "DELETE FROM merganser.positions WHERE cohort = ? AND (source, partition) IN"
+                " (SELECT (unnest(?::VARCHAR[]), unnest(?::VARCHAR[])))",
+                [self.number, sources, partitions],
             )
-            con.unregister("_moved")
             store.insert(
                 "positions",
                 [(self.number, s, p, g.seq, json.dumps(g.position), g.max_time, g.floor, g.ended) for (s, p), g in moved],
             )
         for source in self.sources:
-            final = max(self.watermarks(source).final, self.final.get(source.name, MIN_TIME))
+            before, final = self.final.get(source.name, MIN_TIME), self.watermarks(source).final
+            if final <= before:
+                continue
             self.final[source.name] = final
-            con.execute(
-                "DELETE FROM merganser_state.watermarks WHERE cohort = ? AND source = ?", [self.number, source.name]
+            changed = con.execute(
+                "UPDATE merganser_state.watermarks SET watermark = ? WHERE cohort = ? AND source = ?",
+                [final, self.number, source.name],
             )
-            con.execute(
-                "INSERT INTO merganser_state.watermarks VALUES (?, ?, ?)",
-                [self.number, source.name, None if final == MIN_TIME else final],
-            )
+            if not changed.fetchall()[0][0]:
+                con.execute("INSERT INTO merganser_state.watermarks VALUES (?, ?, ?)", [self.number, source.name, final])
 
     def expect(self, source: Source, partition: str) -> Progress:
         """The progress of a partition. One that was not known yet begins at the watermark that the others have reached.

@@ -105,9 +105,9 @@ class DeduplicateStep:
         if found is None:
             return Emitted((Outcome(),))
         rows = Rows(f"{found.name}_d", found.table, found.condition, found.count)  # others read the same rows
-        con.register(rows.name, rows.table)
         table, condition = rows.table, rows.condition
         if self.hash not in table.column_names:
+            con.register(rows.name, rows.table)
             table = con.sql(f"SELECT *, {hash_sql(self.node)} AS {self.hash} FROM {rows.relation}").to_arrow_table()
             condition = None
         runs = _runs(table)

@@ -84,12 +84,14 @@ class HashSet:
 
 
 def _members(hashes: U32, few: U32) -> Mask:
-    """Which of ``hashes``, in any order, are among a few sorted ones: by their first 22 bits, then exactly."""
+    """Which of ``hashes``, in any order, are among a few sorted ones: by their first bits, then exactly."""
     found = np.zeros(len(hashes), np.bool_)
     if len(few):
-        begins = np.zeros(1 << 22, np.bool_)
-        begins[few >> np.uint32(10)] = True
-        maybe = np.flatnonzero(begins[hashes >> np.uint32(10)])
+        bits = min((32 * len(few)).bit_length(), 24)
+        shift = np.uint32(32 - bits)
+        begins = np.zeros(1 << bits, np.bool_)
+        begins[few >> shift] = True
+        maybe = np.flatnonzero(begins[hashes >> shift])
         found[maybe] = _equal(hashes[maybe], few)
     return found
 
