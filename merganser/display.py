@@ -222,19 +222,29 @@ FIRM = 19
 """Values up to this many characters, as a time has, are not cut to make room for longer ones."""
 
 
-def simple(headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A table of texts and numbers; numbers stand right, and are not cut."""
+def simple(
+    headers: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None, width: int = UNBOUNDED
+) -> Table:
+    """A table of texts and numbers; numbers stand right, and are not cut.
+
+    Where it is wider than ``width``, columns of nothing but zeros are named below it instead.
+    """
     rows = [list(row) for row in rows]
+    widest = [max((len(_plain(row[i])) for row in rows), default=0) for i in range(len(headers))]
+    numbers = [bool(rows) and all(isinstance(row[i], int) for row in rows) for i in range(len(headers))]
+    wide = sum(max(len(h), w) for h, w in zip(headers, widest)) + 3 * (len(headers) - 1) > width
+    idle = [i for i in range(len(headers)) if wide and numbers[i] and not any(row[i] for row in rows)]
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
+    if idle:
+        made.caption, made.caption_justify = f"{', '.join(headers[i] for i in idle)}: 0 everywhere", "left"
     for i, header in enumerate(headers):
-        numeric = bool(rows) and all(isinstance(row[i], int) for row in rows)
-        widest = max((len(_plain(row[i])) for row in rows), default=0)
-        made.add_column(
-            header, justify="right" if numeric else "left", overflow="ellipsis", no_wrap=True,
-            min_width=widest if numeric or widest <= FIRM else None,
-        )  # fmt: skip
+        if i not in idle:
+            made.add_column(
+                Text(header, overflow="fold", no_wrap=False), justify="right" if numbers[i] else "left",
+                overflow="ellipsis", no_wrap=True, min_width=widest[i] if numbers[i] or widest[i] <= FIRM else None,
+            )  # fmt: skip
     for row in rows:
-        made.add_row(*(Text(_plain(v)) if isinstance(v, int) else cell(v) for v in row))
+        made.add_row(*(Text(_plain(v)) if isinstance(v, int) else cell(v) for i, v in enumerate(row) if i not in idle))
     return made
 
 

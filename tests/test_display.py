@@ -9,7 +9,7 @@ import pyarrow as pa
 from rich.console import Console
 
 import merganser as mg
-from merganser.display import plan_mermaid, table
+from merganser.display import plan_mermaid, simple, table
 from tests.flows import source
 
 
@@ -49,6 +49,18 @@ def test_a_table_that_does_not_fit_leaves_out_columns_in_the_middle_and_says_so(
         assert heads[0] == "0" and heads[-1] == "8" and heads == sorted(heads)
         assert (len(heads) == 9) == (width == 300) == ("columns are not shown" not in " ".join(lines))
         assert all("x" * 15 in line for line in lines[2:3])
+
+
+def test_a_narrow_table_names_columns_of_zeros_below_and_cuts_no_number() -> None:
+    heads = ["view", "read", "late", "duplicate", "balance"]
+    rows = [("a_view_with_quite_a_long_name", 1234567, 0, 0, "yes"), ("b", 1, 0, 7, "yes")]
+    wide, narrow = (Console(width=width, file=io.StringIO(), no_color=True) for width in (100, 60))
+    for out in (wide, narrow):
+        out.print(simple(heads, rows, width=out.width))
+    texts = [out.file.getvalue() for out in (wide, narrow)]
+    assert "late" in texts[0].splitlines()[0] and "everywhere" not in texts[0]
+    assert "late: 0 everywhere" in texts[1] and "1,234,567" in texts[1] and "yes" in texts[1]
+    assert all(len(line) <= 60 for line in texts[1].splitlines())
 
 
 def test_where_there_is_no_terminal_nothing_is_cut() -> None:

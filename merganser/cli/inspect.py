@@ -77,7 +77,7 @@ def status(store: str, files: tuple[str, ...], as_json: bool) -> None:
         click.echo(json.dumps(found))
         return
     out = console()
-    for part in status_tables(found, asked=bool(flows)):
+    for part in status_tables(found, out.width, asked=bool(flows)):
         out.print(part)
 
 

@@ -16,7 +16,11 @@ from merganser.query.status import Status
 UNITS = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
 
 
-def status_tables(status: Status, asked: bool = False) -> Iterator[RenderableType]:
+NARROW = 110
+"""Below this width, times are shown to the minute, and files not at all."""
+
+
+def status_tables(status: Status, width: int, asked: bool = False) -> Iterator[RenderableType]:
     """A status from top to bottom; ``asked``: its lag is up to where brokers say now that their logs end."""
     store, commit, running = status["store"], status["commit"], status["running"]
     last = f", epoch {count(commit['epoch'])} at {show_time(commit['at'])[:19]}" if commit["epoch"] else ""
@@ -32,13 +36,17 @@ def status_tables(status: Status, asked: bool = False) -> Iterator[RenderableTyp
     views = [
         (v["view"], v["flow"], v["state"], "-" if v["rows"] is None else v["rows"], v["cohort"] or "-") for v in status["views"]
     ]
-    yield simple(["view", "flow", "state", "rows", "cohort"], views, title="\nviews")
-    positions = [
-        (p["source"], p["partition"], p["cohort"], p["records"], show_time(p["newest"]), show_time(p["final"]), _name(p["file"]))
-        for p in status["positions"][:200]
-    ]
+    yield simple(["view", "flow", "state", "rows", "cohort"], views, title="\nviews", width=width)
     heads = ["source", "partition", "cohort", "position", "newest event", "final up to", "file"]
-    yield simple(heads, positions, title="\npositions")
+    seconds = 16 if width < NARROW else None
+    positions = [
+        (p["source"], p["partition"], p["cohort"], p["records"], *(show_time(p[t])[:seconds] for t in ("newest", "final")),
+         _name(p["file"]))
+        for p in status["positions"][:200]
+    ]  # fmt: skip
+    if width < NARROW:
+        heads, positions = heads[:-1], [row[:-1] for row in positions]
+    yield simple(heads, positions, title="\npositions", width=width)
     if status["lag"]:
         lag = [
             (x["source"], x["partition"], x["position"], x["end"], x["messages"], _behind(x["newest"]), x["committed"] or "-")
@@ -46,13 +54,13 @@ def status_tables(status: Status, asked: bool = False) -> Iterator[RenderableTyp
         ]
         heads = ["source", "partition", "position", "end", "lag", "behind the clock", "last commit"]
         when = "ends asked for now" if asked else "ends as of the last commit; --flow FLOW.py asks for them now"
-        yield simple(heads, lag, title=f"\nlag in messages ({when})")
+        yield simple(heads, lag, title=f"\nlag in messages ({when})", width=width)
     fates = ["read", "applied", "filtered", "late", "duplicate", "dead"]
     books = [
         (b["view"], b["source"], *(b[f] for f in fates), "yes" if b["read"] == sum(b[f] for f in fates[1:]) else "NO")
         for b in status["books"]
     ]
-    yield simple(["view", "source", *fates, "balance"], books, title="\nbooks (events)")
+    yield simple(["view", "source", *fates, "balance"], books, title="\nbooks (events)", width=width)
     if status["sinks"]:
         sinks = [(s["sink"], s["rows"], s["sent"], s["waiting"]) for s in status["sinks"]]
         yield simple(["sink", "rows", "sent", "in the outbox"], sinks, title="\nsinks")
