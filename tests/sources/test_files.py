@@ -146,7 +146,7 @@ def test_a_bad_csv_record_and_its_neighbours(line: str, reason: str, tmp_path: P
 
 def test_a_csv_without_a_declared_column(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("id,nom\n1,x\n")
-    with pytest.raises(mg.SourceError, match=r"no column name; its header has id, nom"):
+    with pytest.raises(mg.SourceError, match=r"no column name; it has id, nom"):
         _run(tmp_path, "*.csv")
 
 
