@@ -1,8 +1,8 @@
 """Event stores of the library ``eventsourcing`` as a source: an application's notification log, in the order of its ids.
 
 The log is one partition. A position has ``id``, of the last notification that was read, and ``last``, the event that it was,
-by which a store that was put back or replaced is found out; ``skipped``, how many ids were never used (see ``event_logs``); and
-``gaps``, ranges of ids that were lost and accepted.
+by which a store that was put back or replaced is found out; ``types`` if not all are read; ``skipped``, how many ids were never
+used (see ``event_logs``); and ``gaps``, ranges of ids that were lost and accepted.
 """
 
 from __future__ import annotations
@@ -117,6 +117,12 @@ class EventStore:
         return None
 
     def moved(self, old: Position | None, new: Position) -> Position:
+        before, now = old.get("types") if old else new.get("types"), new.get("types")
+        if before != now:
+            raise SourceError(
+                f"{self.describe()} was read with types={before} so far, and is now with types={now}: what was left out before"
+                " would be missing from its views. Rebuild them (merganser rebuild), or declare the types as they were"
+            )
         return new
 
     def replayed(self, begin: str) -> EventStore:
@@ -234,6 +240,8 @@ class EventStoreReader:
         self._skipped += self._id - first - len(rows)
         events = self._chosen(StoredEvents.of(rows))
         position: Position = {"id": self._id, "last": self._last}
+        if self._store.types is not None:
+            position["types"] = sorted(self._store.types)
         if self._skipped:
             position["skipped"] = self._skipped
         if self._gaps:

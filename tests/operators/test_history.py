@@ -62,8 +62,8 @@ def test_the_past_is_a_replay_of_the_logs_beginning(cut: str, tmp_path: Path) ->
     connector = mg.memory({"0": [] if cut == "one by one" else EVENTS})
     flow = make(connector)
     if cut == "one by one":
-        one_by_one(flow, connector, EVENTS[:12], store)
-        for e in EVENTS[12:]:
+        one_by_one(flow, connector, EVENTS[:6], store)
+        for e in EVENTS[6:]:
             connector.feed(e)
     mg.run([flow], store, chunk_bytes=400 if cut == "in chunks" else 1 << 20, epoch=0 if cut == "in chunks" else 1)
     assert all(check.ok for check in verify([flow], store))
