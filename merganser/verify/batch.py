@@ -40,7 +40,7 @@ from merganser.plan import (
     Read,
     Select,
 )
-from merganser.sql import empty, quote
+from merganser.sql import empty, literal, quote
 from merganser.states import arrow
 from merganser.verify.fetch import fetched
 from merganser.verify.process import Number, sagas
@@ -99,11 +99,22 @@ class Batch:
         assert node.input is not None
         if node.row_local:
             if node.events:
-                return self._row_local(node, self.rows(node.input))
+                return self._of_events(node, self.rows(node.input))
             # A row that a verb cannot compute is a dead letter; made rows have no position to leave them out by.
             return self._trying(lambda relation: self._row_local(node, relation), self.keep(f"FROM {self.rows(node.input)}"))
         found = STEPS[type(node)](self, node)
         return self.keep(found)
+
+    def _of_events(self, node: Node, relation: str) -> str:
+        """A row-local verb over events. Those that some verb refused are tried one by one: this may be the one, or a later one."""
+        refused = f"FROM refused WHERE source = {literal(node.source.name)}"
+        if not self.con.execute(f"{refused} LIMIT 1").fetchall():
+            return self._row_local(node, relation)
+        # Tables of their own: DuckDB would try a filter before the join takes out what it cannot be tried on.
+        fine = self._row_local(node, self.keep(f"FROM {relation} ANTI JOIN ({refused}) USING (_part, _seq)"))
+        doubtful = self.keep(f"FROM {relation} SEMI JOIN ({refused}) USING (_part, _seq)")
+        tried = self._trying(lambda rows: self._row_local(node, rows), doubtful)
+        return self.keep(f"FROM {fine} UNION ALL BY NAME FROM {tried}")
 
     def table(self, node: Node) -> str:
         """A SELECT of the rows of a table, as the user's columns without ``final``."""
@@ -137,7 +148,8 @@ class Batch:
         before = self.keep(f"SELECT *, row_number() OVER () AS _row FROM {relation}")
         rows = self.con.sql(f"FROM {before} ORDER BY _row").to_arrow_table()
         result = node.fn(rows.select(list(node.input.columns)))
-        self.con.register("_mapped", pa.table(result).select(list(node.columns)).append_column("_row", rows["_row"]))
+        mapped = pa.table(result).select(list(node.columns)).cast(node.schema.arrow_schema())
+        self.con.register("_mapped", mapped.append_column("_row", rows["_row"]))
         hidden = ", ".join(_hidden(node)).replace("_part", "b._part", 1)
         names = ", ".join(f"m.{quote(n)}" for n in node.columns)
         return self.keep(f"SELECT {names}, {hidden} FROM _mapped m JOIN {before} b USING (_row)")

@@ -27,12 +27,12 @@ def load(
 ) -> tuple[dict[str, str], dict[str, int]]:
     """By source: the name of a table of its events, and the lowest watermark of its partitions (MIN_TIME: none).
 
-    The tables have the source's columns, ``_part``, ``_seq``, ``_time`` and ``_wm``, up to the view's position, without
-    what is a dead letter of the view.
+    The tables have the source's columns, ``_part``, ``_seq``, ``_time`` and ``_wm``, up to the view's position, without the records
+    that are no rows. What a verb refused is in them, since it came as far as that verb: the table ``refused`` names it, and
+    ``unanswered`` what a ``fetch`` had no answer for.
     """
     mine = f"view = {literal(view.name)}"
     unanswered = f"reason IN ({', '.join(map(literal, REASONS))})"
-    # What was not answered was refused behind what stands before fetch, and is left out there.
     for table, whose in (
         ("rejected", "view IS NULL"), ("refused", f"{mine} AND NOT {unanswered}"), ("unanswered", f"{mine} AND {unanswered}")
     ):  # fmt: skip
@@ -129,11 +129,10 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
         floors = ", ".join(f"{literal(p)}: {floor}::BIGINT" for p, _, floor, _ in positions if floor is not None)
         mark = f"max(_time) OVER (PARTITION BY _part ORDER BY _seq) - {source.lateness}"
         mark = f"greatest({mark}, map_extract_value(MAP {{{floors}}}, _part))" if floors else mark
-    # Records that are no rows move no watermark; rows that a verb refused do.
+    # Records that are no rows move no watermark.
     con.execute(
-        f"CREATE TABLE {name} AS SELECT * FROM (SELECT *, {mark} AS _wm FROM (SELECT *, {moment} AS _time FROM read"
-        f" ANTI JOIN (FROM rejected WHERE source = {literal(source.name)}) USING (_part, _seq)))"
-        f" ANTI JOIN (FROM refused WHERE source = {literal(source.name)}) USING (_part, _seq)"
+        f"CREATE TABLE {name} AS SELECT *, {mark} AS _wm FROM (SELECT *, {moment} AS _time FROM read"
+        f" ANTI JOIN (FROM rejected WHERE source = {literal(source.name)}) USING (_part, _seq))"
     )
 
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pytest
 
 import merganser as mg
+from merganser.verify import verify
 from tests.flows import SCHEMA, balanced, event, rows, source
 
 EVENTS = [event(f"e{i}", i, "ab"[i % 2], i) for i in range(10)]
@@ -53,6 +54,28 @@ def test_a_row_that_cannot_be_computed_is_a_dead_letter(tmp_path: Path) -> None:
     assert (view, seq, reason) == ("v", 1, "not computed")
     assert "twelve" in detail and "test_rowlocal.py" in detail
     assert json.loads(raw) == events[1]
+
+
+def test_a_duplicate_of_a_row_that_cannot_be_computed_is_a_duplicate(tmp_path: Path) -> None:
+    """Behind deduplicate the first one is a dead letter and the others are gone; before it each is a dead letter."""
+    events = [event("1", 0, "x"), event("1", 0, "x"), event("1", 0, "7"), event("2", 1, "3")]
+    flow = mg.Flow("r")
+    read = flow.read(source(events))
+    read.deduplicate().derive(number="key::INTEGER").materialize("behind")
+    read.derive(number="key::INTEGER").deduplicate().materialize("before")
+    doubled = read.deduplicate().map_batches(_doubled, schema={"n": "BIGINT"})
+    doubled.materialize("mapped")
+    store = tmp_path / "s.duckdb"
+    mg.run([flow], store)
+    balanced(store)
+    assert rows(store, "SELECT number FROM behind") == [(3,)] and rows(store, "SELECT number FROM before") == [(7,), (3,)]
+    letters = "SELECT view, seq FROM merganser.dead_letters ORDER BY ALL"
+    assert rows(store, letters) == [("before", 0), ("before", 1), ("behind", 0), ("mapped", 0)]
+    assert [check.view for check in verify([flow], store) if not check.ok] == []
+
+
+def _doubled(table: pa.Table) -> pa.Table:
+    return pa.table({"n": [2 * int(key) for key in table["key"].to_pylist()]})
 
 
 def test_the_same_behind_a_stateful_verb(tmp_path: Path) -> None:
