@@ -163,7 +163,3 @@ def test_mistakes_are_told_when_the_flow_is_made() -> None:
         mg.kafka("t", brokers="b", format="avor")
     with pytest.raises(FlowError, match="needs messages that name their schema"):
         mg.kafka("t", brokers="b", columns={"v": "schema.version"})
-    flow = mg.Flow("f")
-    rows_ = flow.read(mg.source("s", mg.memory([]), schema={"id": "VARCHAR"}))
-    with pytest.raises(FlowError, match="sends JSON; format= and registry= are for sources"):
-        rows_.write(mg.kafka("t", brokers="b", format="avro"))
