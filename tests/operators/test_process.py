@@ -12,7 +12,7 @@ from typing import Any
 
 import duckdb
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import merganser as mg
@@ -121,6 +121,7 @@ def _scripts(draw: st.DrawFn) -> dict[str, list[Any]]:
     return scripts
 
 
+@settings(max_examples=max(12, settings().max_examples // 3))
 @given(_scripts(), st.sampled_from([1, 2]))
 def test_it_equals_plain_python_over_all_events_in_order(scripts: dict[str, list[Any]], workers: int) -> None:
     views = run(_flow(mg.memory([])), {"events": scripts}, workers=workers)

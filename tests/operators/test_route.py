@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import merganser as mg
@@ -37,6 +37,7 @@ def _python(condition: str, row: dict[str, Any]) -> bool | None:
     st.sampled_from([None, "rest"]),
     st.booleans(),
 )
+@settings(max_examples=max(10, settings().max_examples // 3))
 def test_branches_part_the_rows(found, conditions: list[str], default: str | None, behind: bool) -> None:
     events = [event(str(i), i, key, n) for i, (key, n) in enumerate(found)]
     branches = {f"b{i}": condition for i, condition in enumerate(conditions)}
