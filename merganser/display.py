@@ -127,7 +127,7 @@ def table(
     values = [column.to_pylist() for column in head.columns]
     widest = [max(len(t) for t in (name, *map(shown, column))) for name, column in zip(head.column_names, values)]
     limit = CELL if width < UNBOUNDED else max(widest, default=0)
-    left = _fitting([min(w, max(limit, len(name))) for w, name in zip(widest, head.column_names)], width)
+    left = fitting([min(w, max(limit, len(name))) for w, name in zip(widest, head.column_names)], width)
     made = Table(title=title, title_justify="left", header_style="bold", show_edge=False, pad_edge=False)
     for i in left:
         name = "…" if i is None else head.column_names[i]
@@ -143,7 +143,7 @@ def table(
     return made
 
 
-def _fitting(widths: Sequence[int], width: int) -> list[int | None]:
+def fitting(widths: Sequence[int], width: int) -> list[int | None]:
     """The columns that fit beside each other, from both ends; None stands for those in the middle that do not."""
     every: list[int | None] = list(range(len(widths)))
     for hidden in range(max(1, len(widths) - 1)):

@@ -1,4 +1,4 @@
-"""A flow's plan as a picture (SVG): sources on the left, views on the right."""
+"""A flow's plan as a picture (SVG): sources on the left, views and sinks on the right."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from merganser.display import named
-from merganser.plan import Materialize, Read
+from merganser.plan import Materialize, Read, Write
 
 if TYPE_CHECKING:
     from merganser.flow import Flow
 
 WIDTH, GAP, LINE, PAD = 190, 40, 15, 9
 """Of a box, between columns, of a line of text, inside of a box; in pixels."""
-CHARACTERS = 27
+CHARACTERS = 25
 KINDS = {
     "source": ("#e8f1fb", "#3573b1"),
     "step": ("#ffffff", "#8a8f98"),
     "view": ("#e9f6ec", "#2f8f4e"),
+    "sink": ("#f6ecf7", "#8f4a9e"),
     "sql": ("#fdf3e1", "#b8862b"),
 }
 """Fill and stroke."""
@@ -29,13 +30,15 @@ def plan_svg(flow: Flow) -> str:
     """The picture. Boxes stand in columns by their distance from the sources; lines go from left to right."""
     boxes: dict[str, tuple[str, list[str], list[str]]] = {}
     for name, node, of in named(flow):
-        if isinstance(node, Materialize):
+        if isinstance(node, Write):
+            boxes[f"sink {name}"] = ("sink", [name, *_wrapped(f"to {node.sink.describe()}", 3)], of)
+        elif isinstance(node, Materialize):
             boxes[f"view {name}"] = ("view", [name, f"{len(node.columns)} columns"], of)
         elif isinstance(node, Read):
             boxes[name] = ("source", [name, *_wrapped(node.of.connector.describe(), 2)], of)
         else:
             verb, _, rest = node.line(*("" for _ in of)).partition("[")
-            boxes[name] = ("step", [verb, *_wrapped(rest.removesuffix("]").lstrip(", "), 4)], of)
+            boxes[name] = ("step", [verb, *_wrapped(rest.removesuffix("]").lstrip(",; "), 4)], of)
     for view in flow.views:
         reads = [f"view {m.name}" for m in flow.materialized if m.name in view.sql]
         boxes[f"view {view.name}"] = ("sql", [view.name, "SQL view"], reads)

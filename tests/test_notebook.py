@@ -17,11 +17,12 @@ from tests.query.running import counting, events
 def test_a_flow_shows_its_plan_as_a_picture() -> None:
     flow = counting(mg.memory(events(1)))
     flow.view("top", "SELECT * FROM per_key WHERE key <> '<&>'")
+    flow.read(flow.sources[0]).write(mg.files("out/all-*.jsonl"), name="all")
     picture = ET.fromstring(flow._repr_html_())
     texts = [each.text for each in picture.iter("{http://www.w3.org/2000/svg}text")]
-    assert {"events", "per_key", "total", "top"} <= set(texts)
+    assert {"events", "per_key", "total", "top", "all", "to files out/all-*.jsonl"} <= set(texts)
     boxes = [(float(b.attrib["x"]), float(b.attrib["y"])) for b in picture.iter("{http://www.w3.org/2000/svg}rect")]
-    assert len(boxes) == len(set(boxes)) == 6  # a source, two groupings, two views, one SQL view
+    assert len(boxes) == len(set(boxes)) == 7  # a source, two groupings, two views, one SQL view, a sink
     width, height = float(picture.attrib["width"]), float(picture.attrib["height"])
     assert all(0 <= x < width and 0 <= y < height for x, y in boxes)
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 import click
 import pyarrow as pa
@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from merganser.cli.load import every_option, no_color_option, store_option
-from merganser.display import cell, console, count, numeric, shown
+from merganser.display import CELL, cell, console, count, fitting, numeric, shown
 from merganser.query.connection import connect
 from merganser.sql import quote
 
@@ -89,22 +89,30 @@ def _live(frames: Iterator[Frame], title: str) -> None:
     last: Frame | None = None
     with Live(console=out, auto_refresh=False, screen=True) as live:
         for frame in frames:
-            live.update(picture(frame, last, title, out.size.height), refresh=True)
+            live.update(picture(frame, last, title, out.size.width, out.size.height), refresh=True)
             last = frame
 
 
-def picture(frame: Frame, last: Frame | None, title: str, height: int) -> Group:
-    """A frame as a table, with what is new since the last one marked."""
+def picture(frame: Frame, last: Frame | None, title: str, width: int, height: int) -> Group:
+    """A frame as a table, with what is new since the last one marked; where columns do not fit, without some in the middle."""
     before = last.keyed() if last else None
-    made = Table(header_style="bold", show_edge=False, pad_edge=False)
-    for name in frame.columns:
-        made.add_column(name, justify="right" if name in frame.numbers else "left", overflow="ellipsis", no_wrap=True)
     fits = max(1, height - 5)
-    for key, row in list(frame.keyed().items())[:fits]:
+    rows = list(frame.keyed().items())[:fits]
+    widest = [max([len(name), *(min(CELL, len(shown(row[i]))) for _, row in rows)]) for i, name in enumerate(frame.columns)]
+    left = fitting(widest, width)
+    made = Table(header_style="bold", show_edge=False, pad_edge=False)
+    for i in left:
+        name = "…" if i is None else frame.columns[i]
+        justify: Literal["left", "right"] = "right" if name in frame.numbers else "left"
+        made.add_column(name, justify=justify, overflow="ellipsis", no_wrap=True, max_width=max(CELL, len(name)))
+    for key, row in rows:
         old = before.get(key) if before is not None else row
         cells = []
-        for i, value in enumerate(row):
-            text = cell(value)
+        for i in left:
+            if i is None:
+                cells.append(Text("…"))
+                continue
+            value, text = row[i], cell(row[i])
             if old is None:
                 text.stylize(NEW)
             elif old[i] != value:
@@ -112,7 +120,9 @@ def picture(frame: Frame, last: Frame | None, title: str, height: int) -> Group:
             cells.append(text)
         made.add_row(*cells)
     hidden = f", {count(frame.total - fits)} more" if frame.total > fits else ""
-    foot = f"{count(frame.total)} rows{hidden} · epoch {count(frame.epoch)} · {datetime.now():%H:%M:%S} · Ctrl-C ends"
+    missing = len(frame.columns) - sum(i is not None for i in left)
+    columns = f", {missing} of {len(frame.columns)} columns not shown" if missing else ""
+    foot = f"{count(frame.total)} rows{hidden}{columns} · epoch {count(frame.epoch)} · {datetime.now():%H:%M:%S} · Ctrl-C ends"
     return Group(Text(title, style="bold", overflow="ellipsis", no_wrap=True), made, Text(""), Text(foot, style="dim"))
 
 

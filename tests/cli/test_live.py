@@ -141,8 +141,19 @@ def test_rows_are_told_apart_by_what_is_no_number() -> None:
     assert list(changes(frame(("a", 1), ("a", 3)), repeated)) == ["~ k=a n=2→3"]
     out = console()
     with out.capture() as shown:
-        out.print(picture(frame(*((f"k{i}", i) for i in range(50))), None, "title", 20))
+        out.print(picture(frame(*((f"k{i}", i) for i in range(50))), None, "title", 80, 20))
     assert "35 more" in shown.get() and shown.get().count("\n") <= 20
+
+
+def test_what_is_watched_is_cut_by_columns_not_by_digits() -> None:
+    names = ["customer", "window_start", *(f"measure_{i}" for i in range(9))]
+    row = ("anas", "2026-01-01 12:00:00", *(1_234_567 + i for i in range(9)))
+    out = console()
+    with out.capture() as shown:
+        out.print(picture(Frame(names, frozenset(names[2:]), [row], 1, 1), None, "title", 80, 20))
+    lines = shown.get().splitlines()
+    assert max(map(len, lines)) <= 80 and "1234575" in lines[3] and "2026-01-01 12:00:00" in lines[3]
+    assert re.search(r"1 rows, \d of 11 columns not shown", shown.get())
 
 
 def test_top_says_what_does_not_fit_and_that_nothing_runs(served: tuple[Path, Callable[[int], None]]) -> None:
