@@ -24,6 +24,7 @@ from typing import Any
 
 import merganser as mg
 from merganser.engine.committer import Progressed
+from merganser.query import sidecar
 from merganser.query.server import Address
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -66,6 +67,9 @@ def client(kind: str, store: Path, end: Path) -> None:
         answers.append((name, time.perf_counter() - began, results[0].epoch, None))
         return results
 
+    print("ready", flush=True)
+    while sidecar.read(store) is None:
+        time.sleep(0.01)
     while not end.exists():
         if kind == "hostile":
             for sql in HOSTILE:
@@ -95,6 +99,7 @@ def asking(kind: str, count: int, store: Path) -> Iterator[list[list[Any]]]:
     command = [sys.executable, __file__, "--client", kind, "--store", str(store), "--end", str(end)]
     clients = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(count)]
     try:
+        assert all(each.stdout is not None and each.stdout.readline() == "ready\n" for each in clients)
         yield answers
     finally:
         end.touch()
