@@ -26,6 +26,9 @@ from benchmarks.generate import generate
 from merganser.codecs import Chunk, Place
 from merganser.codecs.avro import AvroCodec, DatumReader
 from merganser.codecs.binary import BinaryCodec, Delimited
+from merganser.codecs.encoding.avro import datums
+from merganser.codecs.encoding.pieces import Trouble
+from merganser.codecs.encoding.protobuf import messages
 from merganser.codecs.framing import ConfluentReader
 from merganser.codecs.json import JsonCodec, Lines
 from merganser.codecs.protobuf import MessageReader
@@ -99,16 +102,16 @@ def measured() -> list[tuple[str, float, str, float]]:
     rows = events()
     parsed = fastavro.parse_schema(AVRO)
     schema, found = parse(AVRO, "bench"), []
-    datums = []
+    bodies = []
     for row in rows:
         out = io.BytesIO()
         fastavro.schemaless_writer(out, parsed, row)
-        datums.append(out.getvalue())
-    loop = best(lambda: [fastavro.schemaless_reader(io.BytesIO(d), parsed) for d in datums])
+        bodies.append(out.getvalue())
+    loop = best(lambda: [fastavro.schemaless_reader(io.BytesIO(d), parsed) for d in bodies])
     reader = DatumReader(declared(schema, "bench"), schema, "bench")
-    found.append(("Avro datums", best(decoding(BinaryCodec(reader), delimited(datums))), "fastavro", loop))
+    found.append(("Avro datums", best(decoding(BinaryCodec(reader), delimited(bodies))), "fastavro", loop))
     framed = ConfluentReader(declared(schema, "bench"), _Known("http://none"), "avro", "bench")
-    payload = delimited([b"\0\0\0\0\7" + d for d in datums])
+    payload = delimited([b"\0\0\0\0\7" + d for d in bodies])
     found.append(("Avro, Confluent framing", best(decoding(BinaryCodec(framed), payload)), "fastavro", loop))
     for interval in (16_000, 64_000):
         with tempfile.TemporaryDirectory() as folder:
@@ -129,12 +132,32 @@ def measured() -> list[tuple[str, float, str, float]]:
     codec = BinaryCodec(MessageReader(declared_message(message, "bench"), "bench"))
     upb = best(lambda: [message.kind.FromString(raw) for raw in raws])
     found.append(("Protocol Buffers", best(decoding(codec, delimited(raws))), "upb, parsing only", upb))
+    found += _writing(rows, parsed, schema, message)
     lines = [json.dumps(r | {"at": r["at"].isoformat(), "amount": str(r["amount"])}).encode() for r in rows]
     kinds = {c.name: c.type for c in declared(schema, "bench").columns}
     plain = best(lambda: [json.loads(line) for line in lines])
     mine = best(decoding(JsonCodec(Schema.declare(kinds)), Lines.of(b"\n".join(lines) + b"\n")))
     found.append(("JSON", mine, "json.loads", plain))
     return found
+
+
+def _writing(rows: list[dict[str, Any]], parsed: Any, schema: Any, message: Any) -> list[tuple[str, float, str, float]]:
+    """As ``measured``, of encoding; the reference of Protocol Buffers is Google's library, making the messages included."""
+    table = pa.Table.from_pylist(rows, schema=declared(schema, "bench").arrow_schema())
+    plain = [{**row, "amount": float(row["amount"])} for row in rows]
+    numbers = pa.Table.from_pylist(plain, schema=declared_message(message, "bench").arrow_schema())
+
+    def by_fastavro() -> None:
+        for row in rows:
+            fastavro.schemaless_writer(io.BytesIO(), parsed, row)
+
+    return [
+        ("writing Avro datums", best(lambda: datums(schema, table, Trouble())), "fastavro", best(by_fastavro)),
+        (
+            "writing Protocol Buffers", best(lambda: messages(message, numbers, Trouble())), "upb",
+            best(lambda: [message.kind(**row).SerializeToString() for row in plain]),
+        ),
+    ]  # fmt: skip
 
 
 def _container(path: Path, schema: Schema) -> None:

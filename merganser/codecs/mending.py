@@ -85,6 +85,6 @@ def _payload(
     if isinstance(payload, Delimited):
         return Delimited(raw, np.array([0]), np.array([len(raw)]))
     if isinstance(payload, Blocks):
-        return Blocks(payload.writer, (Block(raw, 1, payload.blocks[0].byte),))
+        return Blocks(payload.writer, (Block(raw, 1, payload.blocks[0].byte if payload.blocks else 0),))
     at = np.flatnonzero(payload.offsets == seq)
     return replace(payload.take(at), values=pa.array([raw], pa.binary()))

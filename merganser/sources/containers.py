@@ -12,12 +12,16 @@ from typing import Any
 
 import zstandard
 
+from merganser.codecs import Place, Reject
 from merganser.codecs.avro import Block, Blocks
 from merganser.errors import FlowError, SourceError
 from merganser.schema import avro
-from merganser.sources.text import Piece
+from merganser.sources.text import Piece, gone_on
 
 MAGIC = b"Obj\x01"
+MAX_KEPT = 16 << 20
+"""Bytes that are kept of a block that was cut off."""
+
 MAX_BLOCK = 256 << 20
 """Bytes that a block may have, and become when it is decompressed."""
 
@@ -30,10 +34,15 @@ class ContainerFile:
         self._raw = Path(name).open("rb")  # noqa: SIM115 # closed by close()
         self._line = int(at["line"]) if at else 0
         self._byte = int(at["byte"]) if at else 0
+        self._open = bool(at and at.get("open"))
+        """Whether the last block that was read is one that the file ended within."""
         self._header: tuple[avro.AvroSchema, Callable[[bytes], bytes], bytes] | None = None
 
     def position(self) -> dict[str, Any]:
-        return {"byte": self._byte, "line": self._line, "whole": self._byte >= os.fstat(self._raw.fileno()).st_size}
+        return {"byte": self._byte, "line": self._line, "whole": self._byte >= self._end(), "open": self._open}
+
+    def _end(self) -> int:
+        return os.fstat(self._raw.fileno()).st_size
 
     def size(self) -> int:
         return self._byte
@@ -42,7 +51,10 @@ class ContainerFile:
         self._raw.close()
 
     def read(self, max_bytes: int, *, last: bool) -> Piece | None:
-        """The next blocks; ``last``: the file does not grow any more, so half a block is a damaged one."""
+        """The next blocks; ``last``: the file does not grow any more, so half a block is one that was cut off."""
+        if self._open:
+            gone_on(self._name, "block", self._byte, self._end())
+            return None
         began = self._byte
         if self._header is None and not self._read_header(last):
             return None
@@ -51,14 +63,14 @@ class ContainerFile:
         blocks: list[Block] = []
         size = 0
         while size < 4 * max_bytes:  # many blocks can be gone through side by side, see codecs.avro
-            block = self._block(decompress, sync, last)
+            block = self._block(decompress, sync)
             if block is None:
                 break
             if block.count:
                 blocks.append(block)
                 size += len(block.data)
         if not blocks:
-            return None
+            return self._cut_off(writer) if last and self._byte < self._end() else None
         records = sum(b.count for b in blocks)
         piece = Piece(Blocks(writer, tuple(blocks)), records, blocks[0].byte, self._line + 1, self._byte - began)
         self._line += records
@@ -107,8 +119,23 @@ class ContainerFile:
                     raise SourceError(f"{self._name} is damaged: a key in its header ({key[:40]!r}) is no text") from None
         return meta
 
-    def _block(self, decompress: Callable[[bytes], bytes], sync: bytes, last: bool) -> Block | None:
-        """The block at ``_byte``; None at the end of the file, and before one that is not whole yet."""
+    def _cut_off(self, writer: avro.AvroSchema) -> Piece:
+        """The block that the file ends within: one letter, however many records it once had."""
+        self._raw.seek(self._byte)
+        raw = self._raw.read()
+        self._raw.seek(self._byte)
+        try:
+            count = f"of {self._long()} records"
+        except EOFError:
+            count = "of which not even the number of records is there"
+        at = Place(self._name, self._byte, self._line + 1)
+        reject = Reject(0, at, raw[:MAX_KEPT], "cut off", f"the file ends within the block at byte {self._byte}, {count}")
+        piece = Piece(Blocks(writer, ()), 1, self._byte, self._line + 1, len(raw), (reject,))
+        self._byte, self._line, self._open = self._byte + len(raw), self._line + 1, True
+        return piece
+
+    def _block(self, decompress: Callable[[bytes], bytes], sync: bytes) -> Block | None:
+        """The block at ``_byte``; None at the end of the file, and before one that is not whole."""
         self._raw.seek(self._byte)
         try:
             first = self._raw.read(1)
@@ -121,8 +148,6 @@ class ContainerFile:
             raw = self._take(size)
             mark = self._take(16)
         except EOFError:
-            if last:
-                raise self._damaged("the file ends within it") from None
             return None
         if mark != sync:
             raise self._damaged("the marker behind it is not that of the file")

@@ -11,7 +11,7 @@ import numpy as np
 from merganser.codecs import Place, Reject
 from merganser.codecs.binary import Delimited
 from merganser.errors import SourceError
-from merganser.sources.text import Piece
+from merganser.sources.text import Piece, gone_on
 
 HEAD = 10
 """Bytes that a length has at most."""
@@ -24,9 +24,11 @@ class DelimitedFile:
         self._name, self._limit = name, max_record_bytes
         self._raw = Path(name).open("rb")  # noqa: SIM115 # closed by close()
         self._byte, self._line = (int(at["byte"]), int(at["line"])) if at else (0, 0)
+        self._open = bool(at and at.get("open"))
+        """Whether the last message that was read is one that the file ended within."""
 
     def position(self) -> dict[str, Any]:
-        return {"byte": self._byte, "line": self._line, "whole": self._byte >= self._end()}
+        return {"byte": self._byte, "line": self._line, "whole": self._byte >= self._end(), "open": self._open}
 
     def size(self) -> int:
         return self._byte
@@ -35,7 +37,10 @@ class DelimitedFile:
         self._raw.close()
 
     def read(self, max_bytes: int, *, last: bool) -> Piece | None:
-        """The next messages; ``last``: the file does not grow any more, so half a message is a damaged one."""
+        """The next messages; ``last``: the file does not grow any more, so half a message is one that was cut off."""
+        if self._open:
+            gone_on(self._name, "message", self._byte, self._end())
+            return None
         want = max_bytes
         while True:
             self._raw.seek(self._byte)
@@ -46,12 +51,7 @@ class DelimitedFile:
             if size is not None and size > self._limit and self._length(data, 0)[1] + size <= self._end() - self._byte:
                 return self._skip(data, size)
             if self._byte + len(data) >= self._end():
-                if data and last:
-                    raise SourceError(
-                        f"{self._name} ends within the message at byte {self._byte}; all before it were read. Bring back the"
-                        " whole file and rebuild, or cut it off there"
-                    )
-                return None
+                return self._cut_off(data, size) if data and last else None
             want = max(2 * want, HEAD if size is None else size + HEAD)
 
     def _whole(self, data: bytes) -> tuple[list[int], list[int], int, int | None]:
@@ -93,6 +93,16 @@ class DelimitedFile:
         piece = Piece(payload, len(begin), self._byte, self._line + 1, len(data))
         self._byte += len(data)
         self._line += len(begin)
+        return piece
+
+    def _cut_off(self, data: bytes, size: int | None) -> Piece:
+        """The message that the file ends within."""
+        what = "within its length" if size is None else f"behind {len(data) - self._length(data, 0)[1]:,} of its {size:,} bytes"
+        at = Place(self._name, self._byte, self._line + 1)
+        reject = Reject(0, at, data[: self._limit], "cut off", f"the file ends within the message, {what}")
+        empty = Delimited(b"", np.zeros(0, np.int64), np.zeros(0, np.int64))
+        piece = Piece(empty, 1, self._byte, self._line + 1, len(data), (reject,))
+        self._byte, self._line, self._open = self._byte + len(data), self._line + 1, True
         return piece
 
     def _skip(self, data: bytes, size: int) -> Piece:

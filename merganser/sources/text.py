@@ -278,6 +278,15 @@ class TextFile:
         return piece
 
 
+def gone_on(name: str, what: str, byte: int, size: int) -> None:
+    """Raise a SourceError if a file that was read to its end, within a message or block, has got longer since."""
+    if size > byte:
+        raise SourceError(
+            f"{name} ended within a {what} when it was read, up to byte {byte}, and was gone on with since. Read growing files with"
+            " --follow, which waits for whole ones; and rebuild the views"
+        )
+
+
 def _compression(name: str) -> str | None:
     return "gz" if name.endswith(".gz") else "zst" if name.endswith(".zst") else None
 

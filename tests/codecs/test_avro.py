@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -122,12 +123,13 @@ def file(content: bytes | Path, folder: Path, schema: Schema | None = None) -> t
             place = Place(str(path), piece.byte, piece.line)
             chunk = Chunk("s", "p", seq, piece.records, place, piece.payload, {}, piece.disk_bytes)
             decoded = codec.decode(chunk)
-            assert len(decoded.table) + len(decoded.rejects) == piece.records
+            own = [replace(r, seq=seq + r.seq) for r in piece.rejects]
+            assert len(decoded.table) + len(decoded.rejects) + len(own) == piece.records
             found = decoded.table["_seq"].to_pylist()
-            assert [at.line for at, _ in codec.locate(chunk, found)] == [seq_ + 1 for seq_ in found]
+            assert not found or [at.line for at, _ in codec.locate(chunk, found)] == [seq_ + 1 for seq_ in found]
             seq += piece.records
             tables.append(decoded.table)
-            rejects += decoded.rejects
+            rejects += [*decoded.rejects, *own]
     finally:
         reader.close()
     return (pa.concat_tables(tables) if tables else pa.table({"_seq": pa.array([], pa.int64())})), rejects
@@ -410,7 +412,6 @@ def test_a_record_without_an_end_takes_the_rest_of_its_block_along(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c[:-1], "the file ends within it"),
         (lambda c: c[:-1] + b"?", "the marker behind it is not that of the file"),
         (lambda c: b"Obj\x02" + c[4:], "is no Avro container file"),
         (lambda c: c[:20], "cut off within its header"),
@@ -420,6 +421,15 @@ def test_a_record_without_an_end_takes_the_rest_of_its_block_along(tmp_path: Pat
 def test_a_damaged_file_stops_with_what_to_do(tmp_path: Path, change: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         file(change(container(rec(("a", "int")), [{"a": 1}])), tmp_path)
+
+
+def test_a_file_that_ends_within_a_block_has_a_dead_letter_there(tmp_path: Path) -> None:
+    tree, rows = rec(("a", "int")), [{"a": i} for i in range(100)]
+    whole = container(tree, rows, sync_interval=1)
+    table, rejects = file(whole[:-1], tmp_path)
+    assert table["a"].to_pylist() == list(range(99))
+    assert [(r.seq, r.reason) for r in rejects] == [(99, "cut off")] and whole[:-1].endswith(rejects[0].raw)
+    assert "of 1 records" in rejects[0].detail
 
 
 def test_a_block_that_would_fill_the_memory_stops(tmp_path: Path) -> None:

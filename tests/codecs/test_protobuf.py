@@ -298,11 +298,21 @@ def test_files_of_messages_reach_the_views(tmp_path: Path) -> None:
     assert all(check.ok for check in verify([flow], store))
 
 
-def test_a_file_that_ends_within_a_message_stops_and_says_where(tmp_path: Path) -> None:
+def test_a_file_that_ends_within_a_message_has_a_dead_letter_there(tmp_path: Path) -> None:
     (tmp_path / "order.proto").write_text(PROTO)
-    (tmp_path / "1.pb").write_bytes(delimited([b"\x08\x01", b"\x08\x02"])[:-1])
+    whole = delimited([b"\x08\x01", b"\x08\x02"])
+    (tmp_path / "1.pb").write_bytes(whole[:-1])
     events = mg.source("o", mg.files(tmp_path / "1.pb"), schema=f"{tmp_path}/order.proto#Small")
     flow = mg.Flow("f")
     flow.read(events).materialize("kept")
-    with pytest.raises(SourceError, match=r"1\.pb ends within the message at byte 3"):
+    mg.run([flow], tmp_path / "s.duckdb")
+    mg.run([flow], tmp_path / "s.duckdb")
+    letters = "SELECT reason, byte, line, raw, detail FROM merganser.dead_letters"
+    assert rows(tmp_path / "s.duckdb", letters) == [
+        ("cut off", 3, 2, b"\x02\x08", "the file ends within the message, behind 1 of its 2 bytes")
+    ]
+    assert rows(tmp_path / "s.duckdb", "SELECT n FROM kept") == [(1,)]
+    assert all(check.ok for check in verify([flow], tmp_path / "s.duckdb"))
+    (tmp_path / "1.pb").write_bytes(whole)
+    with pytest.raises(SourceError, match="ended within a message when it was read, up to byte 5, and was gone on with"):
         mg.run([flow], tmp_path / "s.duckdb")

@@ -50,6 +50,9 @@ class AvroCodec:
     def decode(self, chunk: Chunk) -> Decoded:
         payload: Blocks = chunk.payload
         reader, own = self._reader(payload.writer, chunk.place.file)
+        if not payload.blocks:  # the reader had to refuse what there is
+            nothing = self._schema.arrow_schema().empty_table()
+            return Decoded(nothing.append_column(SEQ, pa.array([], pa.int64())), [])
         data, start, end, lost = self._records(payload, own)
         rows, numbers, failures = reader.read(data, start, end)
         number = _positions(payload, lost)
