@@ -71,10 +71,10 @@ class FetchStep:
         for name, column in self.node.taken:
             table = table.append_column(name, answers[column].take(take))
         count = rows.count - len(refused)
-        con.register(self.name, table)
-        left = Rows(self.name, table, None, count, casts(self.node.columns)) if len(table) else None
-        if left is None:
-            con.unregister(self.name)
+        left = None
+        if len(table):
+            con.register(self.name, table)
+            left = Rows(self.name, table, None, count, casts(self.node.columns))
         return Emitted((Outcome(applied=count, dead=len(refused)),), left, refused=tuple(refused))
 
     def _questions(self, con: duckdb.DuckDBPyConnection, table: pa.Table, casts: str) -> list[Question | None]:
