@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
@@ -207,3 +209,34 @@ def test_another_schema_is_another_plan(tmp_path: Path) -> None:
         else:
             with pytest.raises(mg.PlanChangedError, match=message):
                 mg.run([flow], tmp_path / "s.duckdb")
+
+
+KILLED = """
+import sys
+import merganser as mg
+from merganser import faults
+from merganser.verify import verify
+
+flow = mg.Flow("f")
+stream = flow.read(mg.source("in", mg.files("in.jsonl"), schema={"id": "BIGINT", "s": "VARCHAR"}))
+for ending in ("parquet", "avro", "csv", "pb", "arrow", "jsonl.zst"):
+    stream.write(mg.files(f"out/{ending[:3]}-*.{ending}"))
+if sys.argv[1:] == ["verify"]:
+    for check in verify([flow], "s.duckdb"):
+        print(check.ok, check.rows)
+else:
+    if len(sys.argv) > 1:
+        faults.arm(sys.argv[1], int(sys.argv[2]))
+    mg.run([flow], "s.duckdb")
+"""
+
+
+@pytest.mark.crash
+def test_files_of_all_formats_are_whole_and_hold_each_row_once_after_kills(tmp_path: Path) -> None:
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps({"id": i, "s": f'x"{i}'}) + "\n" for i in range(30_000)))
+    (tmp_path / "flow.py").write_text(KILLED)
+    for fault in (["step.write", "2"], ["sink.within", "4"], ["sink.after", "3"], ["sink.before", "2"], []):
+        done = subprocess.run([sys.executable, "flow.py", *fault], cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == (-9 if fault else 0), done.stderr
+    told = subprocess.run([sys.executable, "flow.py", "verify"], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert told.stdout.splitlines() == ["True 30000"] * 6

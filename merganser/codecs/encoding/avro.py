@@ -126,13 +126,9 @@ def _one_by_one(avro: AvroSchema, tree: Any, values: Values) -> pa.BinaryArray:
             fastavro.schemaless_writer(out, parsed, json.loads(text), strict=True)
         except Exception as error:
             why = f"{values.path}: found {text[:60]}, which is no {tree['name']}: {type(error).__name__} {error}"
-            values.trouble.note(values.rows[at : at + 1], np.ones(1, np.bool_), "wrong type", _saying(why))
+            values.trouble.of.setdefault(int(values.rows[at]), ("wrong type", why))
         made.append(out.getvalue())
     return pa.array(made, pa.binary())
-
-
-def _saying(why: str) -> Callable[[int], str]:
-    return lambda _: why
 
 
 def _whole_tree(avro: AvroSchema, tree: Any) -> Any:

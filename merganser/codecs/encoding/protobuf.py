@@ -201,13 +201,9 @@ def _json(descriptor: Descriptor, values: Values) -> pa.BinaryArray:
                 raise json_format.ParseError("a required field is missing")
         except (json_format.ParseError, ValueError, RecursionError) as error:
             why = f"{values.path}: found {text[:60]}, which is no {descriptor.full_name}: {error}"
-            values.trouble.note(values.rows[at : at + 1], np.ones(1, np.bool_), "wrong type", _saying(why))
+            values.trouble.of.setdefault(int(values.rows[at]), ("wrong type", why))
         made.append(message.SerializePartialToString(deterministic=True))
     return pa.array(made, pa.binary())
-
-
-def _saying(why: str) -> Callable[[int], str]:
-    return lambda _: why
 
 
 def _signed(values: Values) -> pa.BinaryArray:
