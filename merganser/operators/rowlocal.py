@@ -81,6 +81,7 @@ class RowLocal:
         if all(isinstance(node, Filter) for node in nodes):
             filters = [node for node in nodes if isinstance(node, Filter)]
             self.marks = ({KEEP: f"coalesce({_both(filters)}, false)"} if filters else {}) | dict(extra or {})
+        self._exploded = end.exploded and end.events
         self._mask = Stage(end, f"(SELECT {_items(self.marks)} FROM _in)", None)
 
     def mark(self, table: pa.Table, marks: pa.Table | None = None) -> tuple[pa.Table | None, list[Refused]]:
@@ -113,7 +114,22 @@ class RowLocal:
             if result is None or len(result) == 0:
                 return None, refused
             result = _halving(result, stage.work, stage.node, refused)
+        if self._exploded and refused:
+            return _without(result, refused)
         return result, refused
+
+
+def _without(table: pa.Table | None, refused: list[Refused]) -> tuple[pa.Table | None, list[Refused]]:
+    """Take out the other rows of events of which a row was refused, and refuse each event once.
+
+    An event is applied as a whole or not at all: when it comes back mended, it brings all of its rows.
+    """
+    events = {(r.partition, r.seq): r for r in reversed(refused)}
+    if table is not None:
+        parts = table[PART].to_pylist() if PART in table.column_names else [None] * len(table)
+        left = [event not in events for event in zip(parts, table["_seq"].to_pylist())]
+        table = table.filter(pa.array(left, pa.bool_()))
+    return table, list(reversed(events.values()))
 
 
 def _fuse(nodes: list[Node], start: Node, extra: Mapping[str, str], casts: str) -> list[Stage]:

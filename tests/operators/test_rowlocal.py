@@ -114,6 +114,23 @@ def test_map_batches_that_raises_for_a_row(tmp_path: Path) -> None:
     assert rows(store, "SELECT seq, detail LIKE '%three is not liked%' FROM merganser.dead_letters") == [(3, True)]
 
 
+def test_an_exploded_event_is_applied_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    """So that it brings each of its rows once when it comes back mended."""
+
+    def picky(table: pa.Table) -> pa.Table:
+        if not {"x", "y"}.isdisjoint(table["tags"].to_pylist()):
+            raise ValueError("no x or y is liked")
+        return table
+
+    tags = (["1", "x", "y", "2"], ["3", "4"], [])
+    events = [event(id, i, tags=those) for i, (id, those) in enumerate(zip("abc", tags))]
+    schema = SCHEMA | {"tags": "VARCHAR[]"}
+    store = _view(lambda s: s.explode("tags").map_batches(picky, SCHEMA | {"tags": "VARCHAR"}), tmp_path, events, schema)
+    assert rows(store, "SELECT id, tags FROM v ORDER BY ALL") == [("b", "3"), ("b", "4")]
+    assert rows(store, "SELECT applied, filtered, dead FROM merganser.commits") == [(1, 1, 1)]
+    assert rows(store, "SELECT seq, reason FROM merganser.dead_letters") == [(0, "not computed")]
+
+
 def test_map_batches_that_changes_the_number_of_rows_is_refused(tmp_path: Path) -> None:
     with pytest.raises(mg.FlowError, match="returned 1 rows for 10"):
         _view(lambda s: s.map_batches(lambda t: t.slice(0, 1).select(["n"]), {"n": "BIGINT"}), tmp_path)
