@@ -35,6 +35,12 @@ COPIED = MEMORY // 4
 
 NICE = 15
 
+PROGRAM = (
+    "import sys, types; package = types.ModuleType('merganser'); package.__path__ = [sys.argv[1]];"
+    " sys.modules['merganser'] = package; from merganser.query.apart import main; main()"
+)
+"""Without what ``import merganser`` brings besides: hundreds of modules, and more memory reserved than the process may have."""
+
 
 class Apart:
     """A query on its way through a process of its own. ``stop`` may come from any thread, at any time."""
@@ -56,7 +62,7 @@ class Apart:
         relations = [_columns_read(con, schema, table, self._nodes) for schema, table in names]
         creates = [_create(*name, relation) for name, relation in zip(names, relations)]
         asked = {"sql": self._sql, "create": creates, "limits": asdict(limits), "memory": MEMORY}
-        command = [sys.executable, "-P", "-c", "from merganser.query.apart import main; main()"]
+        command = [sys.executable, "-P", "-c", PROGRAM, str(Path(__file__).parent.parent)]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
             self._process = process
             assert process.stdin and process.stdout and process.stderr
