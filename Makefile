@@ -45,6 +45,7 @@ lint: .venv/.installed  ## check style and types
 	$(BIN)/mypy
 
 bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
+	@$(BIN)/uv sync --locked --quiet --group bench
 	$(BIN)/python benchmarks/run.py
 	$(BIN)/python benchmarks/queries.py
 	$(BIN)/python -m benchmarks.formats

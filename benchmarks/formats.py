@@ -1,4 +1,5 @@
-"""Decoding, in rows a second and core: an event of eight fields in each format and framing, next to the reference library.
+"""Decoding, in rows a second and core: an event of eight fields in each format and framing, next to the reference library
+and to the fastest known readers (the dependency group ``bench``).
 
 CPU seconds, the best of several turns taken one after the other, so that what else the machine does matters little.
 """
@@ -10,7 +11,8 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -22,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 import merganser as mg
+from benchmarks import readers
 from benchmarks.generate import generate
 from merganser.codecs import Chunk, Place
 from merganser.codecs.avro import AvroCodec, DatumReader
@@ -97,11 +100,36 @@ def decoding(codec: Any, payload: Any) -> Callable[[], Any]:
     return lambda: codec.decode(chunk)
 
 
-def measured() -> list[tuple[str, float, str, float]]:
-    """(format, rows a second, reference, rows a second)."""
+@dataclass
+class Measured:
+    """Rows a second of ours and, by name, of others: the reference library first. None for one that is not installed."""
+
+    name: str
+    mine: float
+    others: dict[str, float | None]
+
+    def __str__(self) -> str:
+        others = (f"{name} {speed / 1e6:.2f}" if speed else f"{name} not installed" for name, speed in self.others.items())
+        return f"{self.name:<32} {self.mine / 1e6:6.2f}   {', '.join(others)}"
+
+
+def speeds(others: dict[str, readers.Reader | None], times: int = 1) -> dict[str, float | None]:
+    return {name: best(reader) * times if reader else None for name, reader in others.items()}
+
+
+def measured() -> Iterator[Measured]:
     rows = events()
-    parsed = fastavro.parse_schema(AVRO)
-    schema, found = parse(AVRO, "bench"), []
+    parsed, schema = fastavro.parse_schema(AVRO), parse(AVRO, "bench")
+    yield from _datums(rows, parsed, schema)
+    for interval in (16_000, 64_000, 256_000):
+        yield _container_file(rows, parsed, declared(schema, "bench"), interval)
+    message = compiled_text(PROTO, {}, "bench")
+    yield _messages(rows, message)
+    yield from _writing(rows, parsed, schema, message)
+    yield _json(rows, declared(schema, "bench"))
+
+
+def _datums(rows: list[dict[str, Any]], parsed: Any, schema: Any) -> Iterator[Measured]:
     bodies = []
     for row in rows:
         out = io.BytesIO()
@@ -109,19 +137,25 @@ def measured() -> list[tuple[str, float, str, float]]:
         bodies.append(out.getvalue())
     loop = best(lambda: [fastavro.schemaless_reader(io.BytesIO(d), parsed) for d in bodies])
     reader = DatumReader(declared(schema, "bench"), schema, "bench")
-    found.append(("Avro datums", best(decoding(BinaryCodec(reader), delimited(bodies))), "fastavro", loop))
+    yield Measured("Avro datums", best(decoding(BinaryCodec(reader), delimited(bodies))), {"fastavro": loop})
     framed = ConfluentReader(declared(schema, "bench"), _Known("http://none"), "avro", "bench")
     payload = delimited([b"\0\0\0\0\7" + d for d in bodies])
-    found.append(("Avro, Confluent framing", best(decoding(BinaryCodec(framed), payload)), "fastavro", loop))
-    for interval in (16_000, 64_000):
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "orders.avro"
-            with path.open("wb") as file:
-                fastavro.writer(file, parsed, rows * 4, sync_interval=interval)
-            mine = best(lambda: _container(path, declared(schema, "bench"))) * 4  # noqa: B023 # called at once
-            theirs = best(lambda: list(fastavro.reader(io.BytesIO(path.read_bytes())))) * 4  # noqa: B023 # the same
-        found.append((f"Avro files, blocks of {interval // 1000} kB", mine, "fastavro", theirs))
-    message = compiled_text(PROTO, {}, "bench")
+    yield Measured("Avro, Confluent framing", best(decoding(BinaryCodec(framed), payload)), {"fastavro": loop})
+
+
+def _container_file(rows: list[dict[str, Any]], parsed: Any, schema: Schema, interval: int) -> Measured:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "orders.avro"
+        with path.open("wb") as file:
+            fastavro.writer(file, parsed, rows * 4, sync_interval=interval)
+        others: dict[str, readers.Reader | None] = {"fastavro": lambda: list(fastavro.reader(io.BytesIO(path.read_bytes())))}
+        others |= readers.avro_files(path)
+        return Measured(
+            f"Avro files, blocks of {interval // 1000} kB", best(lambda: _container(path, schema)) * 4, speeds(others, 4)
+        )
+
+
+def _messages(rows: list[dict[str, Any]], message: Any) -> Measured:
     raws = []
     for row in rows:
         made = message.kind(**{k: v for k, v in row.items() if k not in ("at", "amount", "note")}, amount=float(row["amount"]))
@@ -130,19 +164,27 @@ def measured() -> list[tuple[str, float, str, float]]:
             made.note = row["note"]
         raws.append(made.SerializeToString())
     codec = BinaryCodec(MessageReader(declared_message(message, "bench"), "bench"))
-    upb = best(lambda: [message.kind.FromString(raw) for raw in raws])
-    found.append(("Protocol Buffers", best(decoding(codec, delimited(raws))), "upb, parsing only", upb))
-    found += _writing(rows, parsed, schema, message)
+    others: dict[str, readers.Reader | None] = {"upb, parsing only": lambda: [message.kind.FromString(raw) for raw in raws]}
+    others |= readers.protobuf(message.kind, raws)
+    return Measured("Protocol Buffers", best(decoding(codec, delimited(raws))), speeds(others))
+
+
+def _json(rows: list[dict[str, Any]], schema: Schema) -> Measured:
     lines = [json.dumps(r | {"at": r["at"].isoformat(), "amount": str(r["amount"])}).encode() for r in rows]
-    kinds = {c.name: c.type for c in declared(schema, "bench").columns}
-    plain = best(lambda: [json.loads(line) for line in lines])
-    mine = best(decoding(JsonCodec(Schema.declare(kinds)), Lines.of(b"\n".join(lines) + b"\n")))
-    found.append(("JSON", mine, "json.loads", plain))
-    return found
+    kinds = {c.name: c.type for c in schema.columns}
+    data = b"\n".join(lines) + b"\n"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "orders.jsonl"
+        path.write_bytes(data)
+        others: dict[str, readers.Reader | None] = {"json.loads": lambda: [json.loads(line) for line in lines]}
+        others |= readers.json_lines(path, schema.arrow_schema(), kinds)
+        # Finding the lines is a part of reading them.
+        codec = JsonCodec(Schema.declare(kinds))
+        return Measured("JSON", best(lambda: decoding(codec, Lines.of(data))()), speeds(others))
 
 
-def _writing(rows: list[dict[str, Any]], parsed: Any, schema: Any, message: Any) -> list[tuple[str, float, str, float]]:
-    """As ``measured``, of encoding; the reference of Protocol Buffers is Google's library, making the messages included."""
+def _writing(rows: list[dict[str, Any]], parsed: Any, schema: Any, message: Any) -> Iterator[Measured]:
+    """The reference of Protocol Buffers is Google's library, making the messages included."""
     table = pa.Table.from_pylist(rows, schema=declared(schema, "bench").arrow_schema())
     plain = [{**row, "amount": float(row["amount"])} for row in rows]
     numbers = pa.Table.from_pylist(plain, schema=declared_message(message, "bench").arrow_schema())
@@ -151,13 +193,9 @@ def _writing(rows: list[dict[str, Any]], parsed: Any, schema: Any, message: Any)
         for row in rows:
             fastavro.schemaless_writer(io.BytesIO(), parsed, row)
 
-    return [
-        ("writing Avro datums", best(lambda: datums(schema, table, Trouble())), "fastavro", best(by_fastavro)),
-        (
-            "writing Protocol Buffers", best(lambda: messages(message, numbers, Trouble())), "upb",
-            best(lambda: [message.kind(**row).SerializeToString() for row in plain]),
-        ),
-    ]  # fmt: skip
+    yield Measured("writing Avro datums", best(lambda: datums(schema, table, Trouble())), {"fastavro": best(by_fastavro)})
+    upb = best(lambda: [message.kind(**row).SerializeToString() for row in plain])
+    yield Measured("writing Protocol Buffers", best(lambda: messages(message, numbers, Trouble())), {"upb": upb})
 
 
 def _container(path: Path, schema: Schema) -> None:
@@ -221,8 +259,8 @@ def job(path: Path, schema: str) -> float:
 def main() -> None:
     pa.set_cpu_count(1)
     print(f"decoding, million rows a CPU second, one core, eight fields, {ROWS:,} rows at a time")
-    for name, mine, reference, theirs in measured():
-        print(f"  {name:<32} {mine / 1e6:6.2f}   {reference} {theirs / 1e6:.2f}", flush=True)
+    for line in measured():
+        print(f"  {line}", flush=True)
     print(f"J1 over {EVENTS / 1e6:g} million events of five fields, million events a CPU second, all threads")
     for name, (path, schema) in files(Path(__file__).parent / "data").items():
         print(f"  {name:<32} {max(job(path, schema) for _ in range(2)) / 1e6:6.2f}", flush=True)
