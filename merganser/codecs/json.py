@@ -1,9 +1,9 @@
 """JSON Lines to Arrow: a vectorised search for line ends, then one DuckDB query over the lines.
 
-Values are DuckDB's casts of JSON values, with these stricter rules, since a cast must not change a value unseen: an
-integer column takes no fraction and no boolean, a floating-point one nothing infinite, and a TIMESTAMP text with a zone
-is that instant in UTC. Numbers and booleans in quotes are taken for what they say; anything can be a VARCHAR or JSON,
-as its JSON text. A DECIMAL is rounded to its scale.
+Values are DuckDB's casts of JSON values, with these stricter rules, since a cast must not change a value unseen: a number
+takes no boolean, however deep within others; an integer column takes no fraction, a floating-point one nothing infinite,
+and a TIMESTAMP text with a zone is that instant in UTC. Numbers and booleans in quotes are taken for what they say;
+anything can be a VARCHAR or JSON, as its JSON text. A DECIMAL is rounded to its scale.
 
 A chunk in which every record has every key needs one strict query. If that fails, a lenient one takes the records that
 lack nullable keys, and what it doubts is looked at column by column. The verdict on a record does not depend on its
@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.booleans import doubted, no_boolean, path
 from merganser.codecs.filling import filled, lacking
 from merganser.codecs.messages import Messages
 from merganser.codecs.values import BLOCK, LARGE, SMALL, after_comma, is_json, numeric, ordinals, place, rule, shown, utf8_error
@@ -177,15 +178,17 @@ class JsonCodec:
             items.append(f"{how.value.replace('{}', field)} AS {quote(c.name)}")
             if how.check:
                 checks.append(f"{how.check.replace('{}', field)} IS NOT FALSE")
+            if careful and (unlike := no_boolean(c, field)):
+                checks.append(unlike)
             if c.required:
                 checks.append(f"{field} IS NOT NULL")
         spec = {c.name: rule(c, careful).decoded for c in self._schema.columns}
-        # A boolean is 0 or 1 to DuckDB: records in which an integer is one of these are read again, integers as text,
-        # which tells them apart.
-        flags = [f"s.{quote(c.name)} IN (0, 1)" for c in self._schema.columns if c.type in SMALL and not careful]
+        # A boolean is 0 or 1 to DuckDB: records in which a number is one of these are read again, integers as text, which
+        # tells them apart; other numbers only where there is a boolean at all.
+        flags = [] if careful else [flag for c in self._schema.columns if (flag := doubted(c))]
         sql = (
             f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok, ({' OR '.join(flags) or 'false'}) AS _flags"
-            f" FROM (SELECT json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
+            f" FROM (SELECT l, json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
         )
         return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
 
@@ -197,16 +200,18 @@ class JsonCodec:
             how, field, name = rule(c), f"s.{quote(c.name)}", quote(c.name)
             if c.type.endswith("]") or "(" in c.type.removeprefix("DECIMAL("):  # a lenient cast loses what is in there
                 items.append(f"NULL::{c.type} AS {name}")
-                checks.append(f"coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL'")
+                checks.append(f"coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL'")
                 continue
             spec[c.name] = how.decoded
             items.append(f"TRY({how.value.replace('{}', field)}) AS {name}")
             if how.check:
                 checks.append(f"TRY({how.check.replace('{}', field)}) IS NOT FALSE")
+            if unlike := no_boolean(c, field):
+                checks.append(unlike)
             if c.required:
                 checks.append(f"{name} IS NOT NULL")
             else:
-                checks.append(f"({name} IS NOT NULL OR coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL')")
+                checks.append(f"({name} IS NOT NULL OR coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL')")
         return (
             f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
             f" FROM (SELECT l, TRY(json_transform(l, {literal(json.dumps(spec))})) AS s, TRY(json_keys(l)) AS _keys"
@@ -219,7 +224,7 @@ class JsonCodec:
         known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
             how, name = rule(c), quote(c.name)
-            raw = f"json_extract(j, {literal(_path(c.name))})"
+            raw = f"json_extract(j, {literal(path(c.name))})"
             # From the line itself: a number that was taken out of it before has lost digits.
             spec = literal(json.dumps({c.name: how.decoded}))
             cast = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
@@ -229,6 +234,8 @@ class JsonCodec:
             bad.append(f"({present} AND {name} IS NULL)")
             if how.check:
                 bad.append(f"({present} AND {how.check.replace('{}', f'({cast})')} IS FALSE)")
+            if unlike := no_boolean(c, name):
+                bad.append(f"({present} AND NOT {unlike})")
             if c.required:
                 bad.append(f"{name} IS NULL")
         return (
@@ -392,10 +399,6 @@ class _NotFinite(ValueError):
 
 def _no_constant(name: str) -> None:
     raise _NotFinite(f"{name} is no JSON value; null, or a text in a VARCHAR, says that there is no number")
-
-
-def _path(name: str) -> str:
-    return '$."' + name.replace('"', '\\"') + '"'
 
 
 def _kind(value: object) -> str:

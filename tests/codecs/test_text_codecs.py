@@ -132,6 +132,11 @@ DIGITS = "12345678901234567890.0123456789"
      {"st": {"p": None, "q": [{"r": Decimal(DIGITS), "t": None}, {"r": None, "t": "x"}]}}),
     (b'{"raw": "AP8=", "raws": [{"b": ""}, {"b": null}]}', {"raw": b"\0\xff", "raws": [{"b": b""}, {"b": None}]}),
     (b'{"raw": "%"}', "wrong type"),
+    (b'{"n": true}', "wrong type"), (b'{"d": false}', "wrong type"), (b'{"x": true}', "wrong type"),
+    (b'{"d": 1, "s": "true"}', {"d": Decimal(1), "s": "true"}), (b'{"x": 0, "z": false}', {"x": 0.0}),
+    (b'{"m": {"k": true}}', "wrong type"), (b'{"st": {"p": false}}', "wrong type"), (b'{"st": {"q": [{"r": true}]}}', "wrong type"),
+    (b'{"st": {"p": 1, "q": [{"r": %s, "t": "true"}]}, "z": true}' % DIGITS.encode(),
+     {"st": {"p": 1, "q": [{"r": Decimal(DIGITS), "t": "true"}]}}),
 ])  # fmt: skip
 def test_no_value_is_changed_unseen(line: bytes, expected: Any) -> None:
     """Alone, and among others that make the codec take another way."""

@@ -173,12 +173,12 @@ def jsonl() -> Format:
             return False
         for name, native in (("id", str), ("n", int), ("x", (int, float)), ("b", bool)):
             value = theirs.get(name)
+            if isinstance(value, bool) and native is not bool and name != "id":
+                return False
             if value is None:
                 if row[name] is not None:
                     return False
-            elif isinstance(value, native) and (native is bool or not isinstance(value, bool)) and not _near(
-                row[name], float(value) if name == "x" else value
-            ):
+            elif isinstance(value, native) and not _near(row[name], float(value) if name == "x" else value):
                 return False
         return True
 
