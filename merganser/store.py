@@ -244,6 +244,8 @@ class Store:
         faults.point("checkpoint.before")
         try:
             self.con.execute("CHECKPOINT store")
+        except duckdb.TransactionException:
+            return  # somebody's statement is in the way just now: the next epoch tries again
         except duckdb.IOException as error:
             raise _cannot_write(self.path, error) from None
         faults.point("checkpoint.after")
