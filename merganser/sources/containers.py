@@ -20,14 +20,31 @@ from merganser.sources.text import Piece, gone_on
 
 MAGIC = b"Obj\x01"
 MAX_KEPT = 16 << 20
-"""Bytes that are kept of a block that was cut off."""
+"""Bytes that are kept of what was no block."""
+
+MAX_RECORDS = 1 << 22
+"""Records that a block may have: where each begins is kept while they are read."""
+
+SEARCHED = 1 << 20
+"""Bytes that are searched at a time."""
 
 MAX_BLOCK = 256 << 20
 """Bytes that a block may have, and become when it is decompressed."""
 
 
+class _DamagedError(Exception):
+    """What is wrong with a block: a reason code and a sentence. ``end``: where it ends, by what it says itself."""
+
+    def __init__(self, detail: str, end: int | None = None, reason: str = "damaged block") -> None:
+        super().__init__(detail)
+        self.reason, self.detail, self.end = reason, detail, end
+
+
 class ContainerFile:
-    """A container file. Its position: ``byte`` of the next block, ``line``: records before."""
+    """A container file. Its position: ``byte`` of the next block, ``line``: records before.
+
+    A block that cannot be read is one dead letter, and reading goes on behind the next marker.
+    """
 
     def __init__(self, name: str, at: dict[str, Any] | None) -> None:
         self._name = name
@@ -37,6 +54,8 @@ class ContainerFile:
         self._open = bool(at and at.get("open"))
         """Whether the last block that was read is one that the file ended within."""
         self._header: tuple[avro.AvroSchema, Callable[[bytes], bytes], bytes] | None = None
+        self._searched = 0
+        """From ``_byte`` up to here no marker begins."""
 
     def position(self) -> dict[str, Any]:
         return {"byte": self._byte, "line": self._line, "whole": self._byte >= self._end(), "open": self._open}
@@ -62,15 +81,24 @@ class ContainerFile:
         writer, decompress, sync = self._header
         blocks: list[Block] = []
         size = 0
+        refused: Piece | None = None
         while size < 4 * max_bytes:  # many blocks can be gone through side by side, see codecs.avro
-            block = self._block(decompress, sync)
+            try:
+                block = self._block(decompress, sync)
+            except (_DamagedError, EOFError) as error:
+                if blocks:  # those first
+                    break
+                if isinstance(error, EOFError) and self._grew(sync):
+                    continue
+                refused = self._refused(writer, sync, error, last)
+                break
             if block is None:
                 break
             if block.count:
                 blocks.append(block)
-                size += len(block.data)
+                size += len(block.data) + block.count
         if not blocks:
-            return self._cut_off(writer) if last and self._byte < self._end() else None
+            return refused
         records = sum(b.count for b in blocks)
         piece = Piece(Blocks(writer, tuple(blocks)), records, blocks[0].byte, self._line + 1, self._byte - began)
         self._line += records
@@ -90,6 +118,8 @@ class ContainerFile:
             if last and os.fstat(self._raw.fileno()).st_size:
                 raise SourceError(f"{self._name} is cut off within its header; bring back the whole file") from None
             return False
+        except _DamagedError as error:
+            raise SourceError(f"{self._name} is damaged: in its header, {error.detail}") from None
         codec = meta.get("avro.codec", b"null").decode("utf-8", "replace")
         if codec not in CODECS:
             raise SourceError(f"{self._name} is compressed with {codec!r}; known are {', '.join(CODECS)}")
@@ -119,53 +149,97 @@ class ContainerFile:
                     raise SourceError(f"{self._name} is damaged: a key in its header ({key[:40]!r}) is no text") from None
         return meta
 
-    def _cut_off(self, writer: avro.AvroSchema) -> Piece:
-        """The block that the file ends within: one letter, however many records it once had."""
-        self._raw.seek(self._byte)
-        raw = self._raw.read()
+    def _refused(self, writer: avro.AvroSchema, sync: bytes, error: _DamagedError | EOFError, last: bool) -> Piece | None:
+        """The block at ``_byte``, which cannot be read: one letter, however many records it once had. None: it may still grow.
+
+        What is decided depends on the bytes up to the next marker only, so on how far the file had grown it does not.
+        """
+        size = self._end()
+        marker = self._marker(sync)
+        if marker is None and not last:
+            return None
+        if isinstance(error, EOFError) and marker is None:
+            self._open = True
+            return self._letter(writer, size, "cut off", f"the file ends within the block at byte {self._byte}, {self._said()}")
+        wrong = error if isinstance(error, _DamagedError) else _DamagedError("it says that it has more bytes than there are")
+        end = size if marker is None else marker + 16
+        if wrong.end is not None and wrong.end <= end - 16 and self._ends(wrong.end, end):
+            end = wrong.end  # behind it stands a whole block: it is only its own marker that is damaged
+        detail = f"the block at byte {self._byte} cannot be read, since {wrong.detail}; reading goes on at byte {end}"
+        return self._letter(writer, end, wrong.reason, detail)
+
+    def _grew(self, sync: bytes) -> bool:
+        """Whether the block at ``_byte`` has become whole while it was looked at."""
+        marker = self._marker(sync)
+        return marker is not None and self._ends(self._byte, marker + 16)
+
+    def _letter(self, writer: avro.AvroSchema, end: int, reason: str, detail: str) -> Piece:
+        began, self._byte = self._byte, end
+        self._raw.seek(began)
+        raw = self._raw.read(min(end - began, MAX_KEPT))
+        if len(raw) < end - began:
+            detail += f". Of its {end - began:,} bytes, the first {MAX_KEPT:,} are kept"
+        at = Place(self._name, began, self._line + 1)
+        self._line += 1
+        return Piece(Blocks(writer, ()), 1, began, at.line, end - began, (Reject(0, at, raw, reason, detail),))
+
+    def _said(self) -> str:
         self._raw.seek(self._byte)
         try:
-            count = f"of {self._long()} records"
-        except EOFError:
-            count = "of which not even the number of records is there"
-        at = Place(self._name, self._byte, self._line + 1)
-        reject = Reject(0, at, raw[:MAX_KEPT], "cut off", f"the file ends within the block at byte {self._byte}, {count}")
-        piece = Piece(Blocks(writer, ()), 1, self._byte, self._line + 1, len(raw), (reject,))
-        self._byte, self._line, self._open = self._byte + len(raw), self._line + 1, True
-        return piece
+            return f"of {self._long()} records"
+        except (EOFError, _DamagedError):
+            return "of which not even the number of records is there"
+
+    def _marker(self, sync: bytes) -> int | None:
+        """Where the next marker begins."""
+        at = max(self._byte, self._searched)
+        while True:
+            self._raw.seek(at)
+            data = self._raw.read(SEARCHED)
+            found = data.find(sync)
+            if found >= 0:
+                return at + found
+            if len(data) < SEARCHED:
+                self._searched = max(at, at + len(data) - 15)
+                return None
+            at += len(data) - 15
+
+    def _ends(self, begin: int, end: int) -> bool:
+        """Whether a block that begins here says that it ends there."""
+        self._raw.seek(begin)
+        try:
+            self._long()
+            size = self._long()
+        except (EOFError, _DamagedError):
+            return False
+        return self._raw.tell() + size + 16 == end
 
     def _block(self, decompress: Callable[[bytes], bytes], sync: bytes) -> Block | None:
-        """The block at ``_byte``; None at the end of the file, and before one that is not whole."""
+        """The block at ``_byte``; None at the end of the file. Raises EOFError for one that is not whole, and _DamagedError."""
         self._raw.seek(self._byte)
-        try:
-            first = self._raw.read(1)
-            if not first:
-                return None
-            self._raw.seek(self._byte)
-            count, size = self._long(), self._long()
-            if not 0 <= size <= MAX_BLOCK:
-                raise self._damaged(f"it says that it has {size} bytes; at most {MAX_BLOCK:,} are taken")
-            raw = self._take(size)
-            mark = self._take(16)
-        except EOFError:
+        if not self._raw.read(1):
             return None
-        if mark != sync:
-            raise self._damaged("the marker behind it is not that of the file")
+        self._raw.seek(self._byte)
+        count, size = self._long(), self._long()
+        end = self._raw.tell() + size + 16
+        if size < 0:
+            raise _DamagedError(f"it says that it has {size} bytes")
+        if size > MAX_BLOCK:
+            raise _DamagedError(f"it says that it has {size:,} bytes; at most {MAX_BLOCK:,} are taken", reason="too large")
+        raw = self._take(size)
+        if self._take(16) != sync:
+            raise _DamagedError("the marker behind it is not that of the file", end)
         try:
             data = decompress(raw)
         except (zlib.error, OSError, lzma.LZMAError, zstandard.ZstdError, ValueError, EOFError) as error:
-            raise self._damaged(f"it cannot be decompressed ({error})") from None
-        if not 0 <= count <= max(len(data), MAX_EMPTY_RECORDS):
-            raise self._damaged(f"it says that it has {count} records in {len(data)} bytes")
+            raise _DamagedError(f"it cannot be decompressed ({error})") from None
+        if not 0 <= count <= max(len(data), MAX_EMPTY_RECORDS) or (data and not count):
+            raise _DamagedError(f"it says that it has {count} records in {len(data)} bytes")
+        if count > MAX_RECORDS:
+            raise _DamagedError(f"it says that it has {count:,} records; at most {MAX_RECORDS:,} are taken", reason="too large")
         block = Block(data, count, self._byte)
-        self._byte = self._raw.tell()
+        self._byte = end
         return block
-
-    def _damaged(self, why: str) -> SourceError:
-        return SourceError(
-            f"{self._name} is damaged: the block at byte {self._byte} cannot be read, since {why}. All records before were"
-            " read. Replace the file by a whole one and rebuild, or cut it off there"
-        )
 
     def _take(self, size: int) -> bytes:
         if size < 0 or size > os.fstat(self._raw.fileno()).st_size:
@@ -184,36 +258,43 @@ class ContainerFile:
                 return (value >> 1) ^ -(value & 1)
             shift += 7
             if shift > 63:
-                raise self._damaged("it begins with a number of more than ten bytes")
+                raise _DamagedError("there is a number of more than ten bytes")
 
 
 MAX_EMPTY_RECORDS = 1 << 16
 """Records of no bytes that a block may have."""
 
 
-def _limited(decompressor: Any, raw: bytes) -> bytes:
+def _too_large(size: int) -> None:
+    if size > MAX_BLOCK:
+        raise _DamagedError(f"it becomes more than {MAX_BLOCK:,} bytes", reason="too large")
+
+
+def _limited(decompressor: Any, raw: bytes, spare: int = 0) -> bytes:
+    """``spare``: bytes that may be left behind what is compressed."""
     data: bytes = decompressor.decompress(raw, MAX_BLOCK + 1)
-    if len(data) > MAX_BLOCK:
-        raise ValueError(f"it becomes more than {MAX_BLOCK:,} bytes")
+    _too_large(len(data))
     if not decompressor.eof:
         raise EOFError("its compressed bytes end too early")
+    if len(decompressor.unused_data) > spare:
+        raise ValueError(f"{len(decompressor.unused_data)} bytes are left behind what is compressed")
     return data
 
 
 def _zstandard(raw: bytes) -> bytes:
     with zstandard.ZstdDecompressor().stream_reader(raw, read_across_frames=True) as stream:
         data = stream.read(MAX_BLOCK + 1)
-    if len(data) > MAX_BLOCK:
-        raise ValueError(f"it becomes more than {MAX_BLOCK:,} bytes")
+    _too_large(len(data))
     return data
 
 
 def _snappy(raw: bytes) -> bytes:
     import cramjam
 
-    if len(raw) < 4 or cramjam.snappy.decompress_raw_len(raw[:-4]) > MAX_BLOCK:
-        raise ValueError("its size is none, or too large")
+    if len(raw) < 4:
+        raise ValueError("it has no checksum")
     try:
+        _too_large(cramjam.snappy.decompress_raw_len(raw[:-4]))
         data = bytes(cramjam.snappy.decompress_raw(raw[:-4]))
     except cramjam.DecompressionError as error:
         raise ValueError(str(error)) from None
@@ -224,9 +305,9 @@ def _snappy(raw: bytes) -> bytes:
 
 CODECS: dict[str, Callable[[bytes], bytes]] = {
     "null": lambda raw: raw,
-    "deflate": lambda raw: _limited(zlib.decompressobj(-15), raw),
+    "deflate": lambda raw: _limited(zlib.decompressobj(-15), raw, 4),  # some leave zlib's checksum there, or a part of it
     "bzip2": lambda raw: _limited(bz2.BZ2Decompressor(), raw),
-    "xz": lambda raw: _limited(lzma.LZMADecompressor(), raw),
+    "xz": lambda raw: _limited(lzma.LZMADecompressor(memlimit=MAX_BLOCK), raw),
     "snappy": _snappy,
     "zstandard": _zstandard,
 }
