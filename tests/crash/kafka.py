@@ -76,11 +76,10 @@ class Publisher(threading.Thread):
             producer, number, generation = self._producer(0), 0, 0
             while not self.stop.wait(0.02) and number < self._most:
                 try:
-                    number = self._transaction(producer, number)
+                    number = self.published = self._transaction(producer, number)
                 except KafkaException:  # the broker is gone: go on with a new producer when it is back
                     generation += 1
                     producer = self._producer(generation)
-            self.published = number
         except BaseException as error:
             self.failure = error
 

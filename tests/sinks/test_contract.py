@@ -57,7 +57,7 @@ def test_each_message_carries_its_epoch_and_number(kafka: Kafka) -> None:
     for message in kafka.read(topic):
         headers = dict(message.headers())
         found[int(headers["merganser-seq"])] = (int(headers["merganser-epoch"]), message.key(), message.value())
-    assert found == {row.seq: row[1:] for row in rows(1, 20)}
+    assert found == {row.seq: (row.epoch, row.key, row.value) for row in rows(1, 20)}
     keys = [m.key() for m in kafka.read(topic)]
     assert len({(m.key(), m.partition()) for m in kafka.read(topic)}) == len(set(keys))  # a key stays in its partition
 

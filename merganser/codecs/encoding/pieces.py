@@ -17,8 +17,6 @@ import pyarrow.compute as pc
 
 from merganser.codecs.cursor import Flags, Ints
 
-EMPTY = pa.scalar(b"", pa.binary())
-
 
 @dataclass
 class Trouble:
@@ -125,7 +123,8 @@ def joined(*parts: pa.Array | bytes) -> pa.BinaryArray:
     """Binary arrays (or the same bytes for all), row by row one behind the other."""
     if len(parts) == 1 and isinstance(parts[0], pa.Array):
         return parts[0]
-    made = pc.binary_join_element_wise(*(pa.scalar(p, pa.binary()) if isinstance(p, bytes) else p for p in parts), EMPTY)
+    arrays = [pa.scalar(p, pa.binary()) if isinstance(p, bytes) else p for p in parts]
+    made = pc.binary_join_element_wise(*arrays, pa.scalar(b"", pa.binary()))
     return made.combine_chunks() if isinstance(made, pa.ChunkedArray) else made
 
 
