@@ -31,6 +31,9 @@ SEARCHED = 1 << 20
 MAX_BLOCK = 256 << 20
 """Bytes that a block may have, and become when it is decompressed."""
 
+MAX_UNASKED = 1 << 16
+"""Bytes that are asked for without a look whether the file has them."""
+
 
 class _DamagedError(Exception):
     """What is wrong with a block: a reason code and a sentence. ``end``: where it ends, by what it says itself."""
@@ -242,7 +245,7 @@ class ContainerFile:
         return block
 
     def _take(self, size: int) -> bytes:
-        if size < 0 or size > os.fstat(self._raw.fileno()).st_size:
+        if size < 0 or (size > MAX_UNASKED and size > self._end()):
             raise EOFError
         data = self._raw.read(size)
         if len(data) < size:

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.avro.datums import DatumReader
+from merganser.codecs.avro.lanes import starts
 from merganser.codecs.avro.node import Node, Scan
 from merganser.codecs.avro.resolution import Resolver
 from merganser.codecs.binary import Broken
@@ -123,12 +124,16 @@ def boundaries(
     first = np.cumsum(count) - count
     start, end = np.zeros(int(count.sum()), np.int64), np.zeros(int(count.sum()), np.int64)
     at, done = begin.copy(), np.zeros(len(begin), np.int64)
-    live = np.flatnonzero(count > 0)
+    unread = count > 0
+    if (guessed := starts(node, data, begin, stop, count)) is not None:
+        start, end, known = guessed
+        unread &= ~known
+    live = np.flatnonzero(unread)
     doubtful: list[int] = []
     k, shortest = 0, int(count[live].min(initial=0))
     while len(live) >= LANES:
         cursor = Cursor(data, at[live], stop[live])
-        before = cursor.at
+        before = at[live]
         node.skip(cursor)
         if np.count_nonzero(cursor.ok) < len(live):
             doubtful += live[~cursor.ok].tolist()
