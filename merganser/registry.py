@@ -17,7 +17,9 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -51,6 +53,23 @@ class DeniedError(Exception):
 
 class UnreachableError(Exception):
     """A registry did not answer, or not so that it could be understood."""
+
+
+class StoppedError(Exception):
+    """The run was asked to end while it waited for a registry."""
+
+
+_stop: ContextVar[threading.Event | None] = ContextVar("stop", default=None)
+
+
+@contextmanager
+def until(stop: threading.Event) -> Iterator[None]:
+    """Whoever waits for a registry in here waits until ``stop`` at most: a StoppedError then."""
+    before = _stop.set(stop)
+    try:
+        yield
+    finally:
+        _stop.reset(before)
 
 
 class RefusedError(UnreachableError):
@@ -106,7 +125,7 @@ class Registry:
     # -- by id ------------------------------------------------------------------------------------------------------
 
     def by_id(self, number: int, *, patience: float = PATIENCE) -> Notated:
-        """The schema of an id. Waits for a registry that does not answer, then a SourceError. Raises DeniedError."""
+        """The schema of an id. Waits for a registry that is away (see ``until``), then a SourceError. Raises DeniedError."""
         if self.folder is not None:
             raise DeniedError(f"a folder has no ids (the message has {number})")
         found = self._kept(number) or self._keep(number, self._patiently(
@@ -162,7 +181,8 @@ class Registry:
                 if not said:
                     log.warning("waiting for the schema registry %s, which is asked for %s: %s", self.where, what, error)
                     said = True
-            time.sleep(min(1.0, patience / 10 + 0.01))
+            if (_stop.get() or threading.Event()).wait(min(1.0, patience / 10 + 0.01)):
+                raise StoppedError
 
     def _whole(self, path: str) -> dict[str, Any]:
         """A schema, and the texts of all that it refers to."""

@@ -37,6 +37,7 @@ from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
 from merganser.plan import Deduplicate, Node, Source, Write, by_workers, ordered, refusing, worker_ends
 from merganser.query.server import Address, Server
+from merganser.registry import StoppedError, until
 from merganser.sources import Position
 from merganser.store import Store
 
@@ -278,7 +279,11 @@ class Job:
                 self._preparers[key] = Preparer(
                     source, self._ends[name], self._mends.get(name, {}), keeps=name in self._refusing
                 )
-            return [("store", self._preparers[key].prepare(chunks))]
+            with until(self.stop):
+                return [("store", self._preparers[key].prepare(chunks))]
+        except StoppedError:  # these records, and all that come behind them, are read by the next run
+            self.failed.set()
+            return []
         except BaseException as error:
             self.fail(error)
             return []

@@ -5,6 +5,10 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +73,35 @@ def test_avro_by_a_registry_while_its_schema_evolves(kafka: Kafka, tmp_path: Pat
         assert done is not None and done.applied == 1
         assert rows(store, "SELECT customer, id FROM kept WHERE nr = 1") == [("c1", "mended")]
         assert all(check.ok for check in verify([flow], store))
+
+
+def test_a_run_that_waits_for_a_registry_ends_when_it_is_asked_to(kafka: Kafka, tmp_path: Path) -> None:
+    """At the first signal; what it waited with is read by the next run, once."""
+    topic, store = kafka.topic(), tmp_path / "s.duckdb"
+    (tmp_path / "order.avsc").write_text(json.dumps(V2))
+    with serving() as served:
+        number = served.add(f"{topic}-value", json.dumps(V1))
+        reg = mg.registry(served.url, cache=tmp_path / "cache")
+        connector = mg.kafka(topic, brokers=kafka.plain, format="avro", registry=reg)
+        flow = mg.Flow("f")
+        flow.read(mg.source("orders", connector, schema=tmp_path / "order.avsc", time="at")).materialize("kept")
+        kafka.send(topic, *(framed(number, V1, {"id": f"a{i}", "at": i}) for i in range(3)))
+        served.down = True
+
+        def interrupt() -> None:
+            while len(served.asked) < 2:
+                time.sleep(0.01)  # there is nothing to wait on but what was asked
+            os.kill(os.getpid(), signal.SIGINT)
+
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        report = mg.run([flow], store)
+        thread.join()
+        assert report.stopped and rows(store, "SELECT count(*) FROM kept") == [(0,)]
+        served.down = False
+        mg.run([flow], store)
+        assert rows(store, "SELECT id FROM kept ORDER BY id") == [("a0",), ("a1",), ("a2",)]
+        balanced(store)
 
 
 def test_bare_protobuf(kafka: Kafka, tmp_path: Path) -> None:
