@@ -10,6 +10,7 @@ import fastavro
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -120,6 +121,32 @@ def test_the_folder_of_a_file_says_the_version(tmp_path: Path) -> None:
         mg.files(tmp_path, columns={"v": "folder"})
 
 
+@pytest.mark.parametrize("ending", ["parquet", "arrow", "avro"])
+def test_a_mended_record_of_a_file_with_types_is_upcast(tmp_path: Path, ending: str) -> None:
+    for version, event in ((1, EVENTS[1]), (2, EVENTS[2]), (2, EVENTS[4])):
+        folder = tmp_path / f"v{version}"
+        folder.mkdir(exist_ok=True)
+        _write(pa.Table.from_pylist([{k: v for k, v in event.items() if k != "v"}]), folder / f"{event['id']}.{ending}")
+    made = mg.source(
+        "orders", mg.files(tmp_path / "*" / f"*.{ending}", columns={"v": "folder.version"}), version="v",
+        schema={"id": "VARCHAR NOT NULL", "v": "INTEGER", "name": "VARCHAR NOT NULL", "cents": "BIGINT NOT NULL"},
+    )  # fmt: skip
+    made = made.upcast(1, sql={"name": "first || ' ' || last"}, columns={"first": "VARCHAR", "last": "VARCHAR", "euros": "VARCHAR"})
+    made = made.upcast(2, sql={"cents": "euros::DECIMAL(10,2) * 100"})
+    flow = mg.Flow("f")
+    flow.read(made).materialize("kept")
+    store = tmp_path / "s.duckdb"
+    mg.run([flow], store)
+    with Store(store) as opened:
+        expression = "replace(text, 'much', '4.50')" if ending != "avro" else "replace(text, '\x08much', '\x084.50')"
+        dead_letters.fix_by_sql(opened, Selection(), expression)
+    assert engine.redrive([flow], Selection(), store).applied == 1  # type: ignore[union-attr] # not stopped
+    assert rows(store, "SELECT id, v, name, cents FROM kept ORDER BY id") == [
+        ("b", 1, "Bo M", 225), ("c", 2, "Cy N", 300), ("e", 2, "Ed P", 450)
+    ]  # fmt: skip
+    assert all(check.ok for check in verify([flow], store))
+
+
 def test_a_version_must_be_a_number() -> None:
     with pytest.raises(FlowError, match="version='name' is a VARCHAR; declare it in the schema as an INTEGER"):
         mg.source("orders", mg.memory([]), schema=SCHEMA, version="name")
@@ -154,8 +181,10 @@ def _write(table: pa.Table, path: Path) -> None:
         pyarrow.csv.write_csv(table, path)
     elif path.suffix == ".parquet":
         pyarrow.parquet.write_table(table, path)
+    elif path.suffix == ".arrow":
+        with pyarrow.ipc.new_file(path, table.schema) as out:
+            out.write_table(table)
     else:
-        kinds = {"id": "string", "euros": "string", "cents": "long"}
-        fields = [{"name": name, "type": kinds[name]} for name in table.column_names]
+        fields = [{"name": name, "type": "long" if name == "cents" else "string"} for name in table.column_names]
         with path.open("wb") as out:
             fastavro.writer(out, {"type": "record", "name": "R", "fields": fields}, table.to_pylist())

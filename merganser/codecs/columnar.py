@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Sequence
 
@@ -81,5 +82,10 @@ class ColumnarCodec:
             i = seq - chunk.seq
             row = chunk.payload.slice(i, 1).to_pylist()[0]
             line = None if chunk.place.line is None else chunk.place.line + i
-            found.append((Place(chunk.place.file, None, line), json.dumps(row, default=str).encode()))
+            found.append((Place(chunk.place.file, None, line), json.dumps(row, default=_text).encode()))
         return found
+
+
+def _text(value: object) -> str:
+    """What JSON has no type for, as it is read from JSON."""
+    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)

@@ -16,7 +16,8 @@ from merganser.codecs.csv import CsvPayload
 from merganser.codecs.json import JsonCodec, Lines
 from merganser.codecs.messages import Messages
 from merganser.codecs.stored_events import StoredEvents
-from merganser.schema import Schema
+from merganser.schema import Column, Schema
+from merganser.scratch import scratch
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +71,16 @@ class MendingCodec:
         payload, raw = chunk.payload, mended.raw
         one = replace(chunk, seq=seq, records=1, place=mended.place, nbytes=len(raw), rejects=(), until=seq + 1)
         if isinstance(payload, pa.Table):
-            return JsonCodec(self._schema).decode(replace(one, payload=Lines.of(raw.replace(b"\n", b" ") + b"\n")))
+            read = self._as_written(payload).decode(replace(one, payload=Lines.of(raw.replace(b"\n", b" ") + b"\n")))
+            return self._codec.decode(replace(one, payload=read.table.drop_columns([SEQ]))) if len(read.table) else read
         return self._codec.decode(replace(one, payload=_payload(payload, seq, raw)))
+
+    def _as_written(self, table: pa.Table) -> JsonCodec:
+        """A codec for records with a table's columns, those of older versions and envelopes too, and all that are declared."""
+        there = scratch().from_arrow(table.schema.empty_table())
+        kinds = ("VARCHAR" if str(kind).startswith("ENUM") else str(kind) for kind in there.types)
+        columns = {name: Column(name, kind) for name, kind in zip(there.columns, kinds)}
+        return JsonCodec(Schema(tuple((columns | {c.name: replace(c, required=False) for c in self._schema.columns}).values())))
 
 
 def _payload(
