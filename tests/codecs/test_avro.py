@@ -376,6 +376,18 @@ def test_hostile_bytes_are_refused_with_a_reason(tree: Any, datum: bytes, reason
     assert not len(table) and [(i, why) for i, why, _ in failures] == [(0, reason), (1, reason)]
 
 
+def test_datums_are_numbered_through_however_many_are_read_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    tree = rec(("a", "string"))
+    datums = write(tree, [{"a": f"value{i}"} for i in range(10)])
+    datums[4], datums[7] = datums[4][:-1], datums[7] + b"\0"
+    whole = read(tree, datums)
+    monkeypatch.setattr("merganser.codecs.avro.datums.SLICE", 3)
+    table, numbers, failures = read(tree, datums)
+    assert table.to_pylist() == whole[0].to_pylist()
+    assert list(numbers) == list(whole[1]) == [0, 1, 2, 3, 5, 6, 8, 9]
+    assert failures == whole[2] and [number for number, *_ in failures] == [4, 7]
+
+
 def test_unusual_encodings_are_values_all_the_same() -> None:
     """Numbers and blocks that no one writes so, but that are what they are."""
     array = rec(("a", {"type": "array", "items": "long"}))
