@@ -12,6 +12,12 @@ import pyarrow.parquet
 from merganser.errors import SourceError
 from merganser.sources.text import Piece
 
+MAX_GROUP = 4 << 30
+"""Bytes that a row group may become when it is read: all of it is, at once."""
+
+WIDTH = {"BOOLEAN": 0.125, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "FIXED_LEN_BYTE_ARRAY": 1}
+"""Bytes that a value of a physical type of Parquet takes at least; 8 for others."""
+
 
 class ColumnarFile:
     """A file of row groups. Its position: ``group``, and ``row`` in it, of the next record; ``line`` records before."""
@@ -68,6 +74,7 @@ class ColumnarFile:
         if self._table is None:
             try:
                 if self._kind == "parquet":
+                    self._check_size()
                     self._table = self._file.read_row_group(self._group, use_threads=False)
                 else:
                     self._table = pa.Table.from_batches([self._file.get_batch(self._group)])
@@ -77,3 +84,11 @@ class ColumnarFile:
                     f"{self._name}: row group {self._group} cannot be read ({str(error).splitlines()[0]}); all before were"
                 ) from None
         return self._table
+
+    def _check_size(self) -> None:
+        """Refuse a row group that says it would fill the memory: some bytes can stand for a billion values, or zeros."""
+        group = self._file.metadata.row_group(self._group)
+        columns = [group.column(i) for i in range(group.num_columns)]
+        size = sum(max(c.total_uncompressed_size, int(c.num_values * WIDTH.get(c.physical_type, 8))) for c in columns)
+        if size > MAX_GROUP:
+            raise ValueError(f"it becomes {size:,} bytes, at most {MAX_GROUP:,} are taken; write it with smaller row groups")

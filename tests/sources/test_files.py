@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 
 import merganser as mg
+from merganser.sources import columnar
 from tests.flows import rows
 
 SCHEMA = {"id": "BIGINT NOT NULL", "name": "VARCHAR"}
@@ -156,6 +157,18 @@ def test_a_parquet_file_that_does_not_fit(tmp_path: Path) -> None:
         _run(tmp_path, "*.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(mg.SourceError, match="cannot be read as parquet"):
+        _run(tmp_path, "*.parquet")
+
+
+def test_a_row_group_that_would_fill_the_memory_stops_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some kilobytes that stand for a million values, behind a row group that is read."""
+    path = tmp_path / "a.parquet"
+    with pyarrow.parquet.ParquetWriter(path, pa.schema({"id": pa.int64(), "name": pa.string()}), compression="zstd") as out:
+        for count in (10, 1_000_000):
+            out.write_table(pa.table({"id": pa.repeat(pa.scalar(7), count), "name": pa.nulls(count, pa.string())}))
+    assert path.stat().st_size < 10_000
+    monkeypatch.setattr(columnar, "MAX_GROUP", 8 << 20)
+    with pytest.raises(mg.SourceError, match=r"row group 1 cannot be read \(it becomes 12,000,000 bytes, at most 8,388,608"):
         _run(tmp_path, "*.parquet")
 
 
