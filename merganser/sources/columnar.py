@@ -15,9 +15,6 @@ from merganser.sources.text import Piece
 MAX_GROUP = 4 << 30
 """Bytes that a row group may become when it is read: all of it is, at once."""
 
-WIDTH = {"BOOLEAN": 0.125, "INT32": 4, "FLOAT": 4, "BYTE_ARRAY": 4, "FIXED_LEN_BYTE_ARRAY": 1}
-"""Bytes that a value of a physical type of Parquet takes at least; 8 for others."""
-
 
 class ColumnarFile:
     """A file of row groups. Its position: ``group``, and ``row`` in it, of the next record; ``line`` records before."""
@@ -87,8 +84,16 @@ class ColumnarFile:
 
     def _check_size(self) -> None:
         """Refuse a row group that says it would fill the memory: some bytes can stand for a billion values, or zeros."""
-        group = self._file.metadata.row_group(self._group)
-        columns = [group.column(i) for i in range(group.num_columns)]
-        size = sum(max(c.total_uncompressed_size, int(c.num_values * WIDTH.get(c.physical_type, 8))) for c in columns)
+        group = self._file.metadata.row_group(self._group)  # not its columns: pyarrow 26 ends the process at some damaged ones
+        row = sum(_bits(field.type) for field in self._file.schema_arrow)
+        size = max(group.total_byte_size, group.num_rows * row // 8)
         if size > MAX_GROUP:
             raise ValueError(f"it becomes {size:,} bytes, at most {MAX_GROUP:,} are taken; write it with smaller row groups")
+
+
+def _bits(kind: pa.DataType) -> int:
+    """Bits that a value takes at least."""
+    try:
+        return int(kind.bit_width)
+    except ValueError:
+        return 32
