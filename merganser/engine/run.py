@@ -81,7 +81,7 @@ def run(
     given the live counts once, before it starts. ``accept_gap``: go on where a log has lost records. ``serve``: where to
     answer queries meanwhile, if at all. A ``Store`` stays open. Raises MerganserError; whatever was committed stays.
     """
-    with nullcontext(store) if isinstance(store, Store) else Store(store, shared=serve is not None) as opened:
+    with nullcontext(store) if isinstance(store, Store) else Store(store, shared=serve is not None, workers=workers) as opened:
         opened_cohorts, notes = changes.open_cohorts(opened, flows)
         job = Job(
             opened, opened_cohorts, follow, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap,
@@ -110,7 +110,7 @@ def rebuild(
     The old views can be queried until the swap. A rebuild that was interrupted goes on where it stopped. ``begin``: replay
     the logs from a time or an offset on instead; only from logs that know these (Kafka).
     """
-    with Store(store, shared=serve is not None) as opened:
+    with Store(store, shared=serve is not None, workers=workers) as opened:
         cohorts, building = changes.open_rebuild(opened, flows, views)
         job = Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
         with _serving(opened, job, serve):
