@@ -27,7 +27,7 @@ from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.booleans import doubted, no_boolean, path
 from merganser.codecs.filling import filled, lacking
 from merganser.codecs.messages import Messages
-from merganser.codecs.values import BLOCK, LARGE, SMALL, after_comma, is_json, numeric, ordinals, place, rule, shown, utf8_error
+from merganser.codecs.values import LARGE, SMALL, after_comma, is_json, line_ends, numeric, ordinals, place, rule, shown, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
 from merganser.schema.types import parse
@@ -89,17 +89,6 @@ class Lines:
 
     def place(self, chunk: Chunk, i: int, seq: int) -> Place:
         return place(chunk, int(self.starts[i]), i, seq)
-
-
-def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:
-    """Where the line ends stand."""
-    array = np.frombuffer(data, np.uint8)
-    marks = np.empty(min(BLOCK, len(array)), np.bool_)
-    found = [np.zeros(0, np.int64)]
-    for begin in range(0, len(array), BLOCK):
-        block = array[begin : begin + BLOCK]
-        found.append(np.flatnonzero(np.equal(block, 10, out=marks[: len(block)])) + begin)
-    return np.concatenate(found)
 
 
 class JsonCodec:

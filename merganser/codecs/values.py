@@ -74,7 +74,7 @@ def after_comma(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     for begin in range(0, len(octets), BLOCK):
         block = octets[begin : begin + BLOCK]
         np.bitwise_or(block, 32, out=folded[: len(block)])  # } and ] differ in one bit
-        closing = np.flatnonzero(np.equal(folded[: len(block)], 125, out=marks[: len(block)])) + begin
+        closing = places(np.equal(folded[: len(block)], 125, out=marks[: len(block)])) + begin
         before = octets[np.maximum(closing, 1) - 1]
         doubtful = (before == 44) | (before <= 32)
         if np.count_nonzero(doubtful):
@@ -82,8 +82,35 @@ def after_comma(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
     return np.concatenate(found)
 
 
-BLOCK = 1 << 18
+def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:
+    """Where the line ends stand."""
+    array = np.frombuffer(data, np.uint8)
+    marks = np.empty(min(BLOCK, len(array)), np.bool_)
+    found = [np.zeros(0, np.int64)]
+    for begin in range(0, len(array), BLOCK):
+        block = array[begin : begin + BLOCK]
+        found.append(places(np.equal(block, 10, out=marks[: len(block)])) + begin)
+    return np.concatenate(found)
+
+
+BLOCK = 1 << 19
 """Bytes that are searched at a time: few enough to stay in the processor's cache."""
+
+PLACE = np.uint64(0x0001020304050607)
+"""Times a word of which one byte is 1 and the others 0, its uppermost byte is the place of that one (little-endian)."""
+
+
+def places(marks: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Where a few marks stand: ``flatnonzero``, by eight at a time. Twice as fast for one in a hundred."""
+    whole = len(marks) & ~7
+    words = marks[:whole].view(np.uint64)
+    at = np.flatnonzero(words != 0)
+    found = words[at]
+    if np.count_nonzero(found & (found - np.uint64(1))):  # several in a word
+        return np.flatnonzero(marks)
+    at *= 8
+    at += ((found * PLACE) >> np.uint64(56)).view(np.int64)
+    return at if whole == len(marks) else np.concatenate([at, whole + np.flatnonzero(marks[whole:])])
 
 
 def is_json(raw: bytes) -> bool:

@@ -18,7 +18,8 @@ import zstandard
 
 from merganser.codecs import Place, Reject
 from merganser.codecs.csv import CsvPayload, boundaries, header_of
-from merganser.codecs.json import Lines, line_ends
+from merganser.codecs.json import Lines
+from merganser.codecs.values import line_ends
 from merganser.errors import SourceError
 
 T = TypeVar("T")

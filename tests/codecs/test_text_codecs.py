@@ -10,6 +10,7 @@ import math
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.csv import CsvCodec, CsvPayload
 from merganser.codecs.json import JsonCodec, Lines
+from merganser.codecs.values import places
 from merganser.schema import Schema
 
 SCHEMA = Schema.declare({
@@ -38,6 +40,13 @@ def decode(codec: Codec, payload: Any, records: int, nbytes: int = 1) -> tuple[R
     assert len(rows) + len(rejects) == records and not rows.keys() & rejects.keys()
     assert [*rows] == sorted(rows)
     return rows, rejects
+
+
+@given(st.integers(0, 100), st.lists(st.integers(0, 99), max_size=8))
+def test_places_are_where_the_marks_stand(length: int, marked: list[int]) -> None:
+    marks = np.zeros(length, np.bool_)
+    marks[[i for i in marked if i < length]] = True
+    assert places(marks).tolist() == sorted({i for i in marked if i < length})
 
 
 # -- JSON Lines -------------------------------------------------------------------------------------------------------
