@@ -178,7 +178,7 @@ class Job:
         self.delivery = Delivery(store, [*writes, *letters.values()], self.fail) if writes or letters else None
         self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery, letters)
         self.shared = Shared(
-            follow, chunk_bytes, workers if workers > 1 else 2, self._start_of, self.progressed, threading.Event(),
+            follow, chunk_bytes, workers, self._start_of, self.progressed, threading.Event(),
             lambda: self.committer.committed, self.fail, accept_gap,
         )  # fmt: skip
         self._there: set[tuple[str, str]] = set()
