@@ -9,6 +9,7 @@ when expired entries are really swept.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -137,24 +138,29 @@ class DeduplicateStep:
     ) -> Mask:
         """A mask of the rows that are no duplicates, among those asked about."""
         hashes, times = table[self.hash].to_numpy(), table["_time"].to_numpy()
-        seen = np.zeros(len(table), np.bool_)
+        seen, old = np.zeros(len(table), np.bool_), np.zeros(len(table), np.bool_)
         for part, start, count in runs:
             span = slice(start, start + count)
             newest = int(times[span].max())
-            if asked is None:
-                seen[span] = self._set(part).add(hashes[span], newest)
-            else:
-                rows = start + np.flatnonzero(asked[span])
-                seen[rows] = self._set(part).add(hashes[rows], newest)
+            rows: Any = span if asked is None else start + np.flatnonzero(asked[span])
+            seen[rows], old[rows] = self._set(part).add(hashes[rows], newest)
         keep = ~seen if asked is None else asked & ~seen
-        if seen.any():
-            self._settle(con, table, seen, keep)
+        if old.any():
+            first, last = int(times[old].min()), int(times[old].max())
+            # A repeat nearly always has the time of the first: look at all that is kept only where this explains not every one.
+            self._settle(con, table, seen, keep, _between(first, last))
+            if keep[old].any():
+                within = self.node.within
+                self._settle(con, table, seen, keep, "true" if within is None else _between(first - within, last + within))
+        elif seen.any():
+            self._settle(con, table, seen, keep, "false")
         return keep
 
-    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask) -> None:
+    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask, near: str) -> None:
         """Decide the rows whose hash was met before: by their ids and times, in order.
 
-        ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's table.
+        ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's table, those that the
+        condition ``near`` is true for.
         """
         rows = np.flatnonzero(seen)
         # Not take(), which would put all ids together first.
@@ -164,10 +170,6 @@ class DeduplicateStep:
         names = ", ".join(self.ids)
         equal = " AND ".join(f"s.{n} IS NOT DISTINCT FROM n.{n}" for n in ("_p", *self.ids))
         stored = ", ".join(f"s.{n}" for n in self.ids)
-        near = "true"
-        if self.node.within is not None:  # lets DuckDB pass over what is too old or too new to matter
-            moments = now["_time"].to_numpy()
-            near = f"s._time BETWEEN {moments.min() - self.node.within} AND {moments.max() + self.node.within}"
         # Rows of earlier epochs come first, with _row = -1.
         found = con.sql(
             f"WITH n AS (SELECT _p, {columns}, _row, _time, _wm, {self.hash} AS {HASH} FROM _now)"
@@ -229,6 +231,10 @@ class DeduplicateStep:
                 con.execute(f"DELETE FROM {self.table} WHERE _p = {self._numbers[part]} AND _time < {before}")
                 self._set(part).forget(before)
                 self._segments[part] = [s for s in segments if s[0] >= before]
+
+
+def _between(first: int, last: int) -> str:
+    return f"s._time BETWEEN {first} AND {last}"
 
 
 def _runs(table: pa.Table) -> list[tuple[str, int, int]]:

@@ -1,9 +1,9 @@
 """A set of hashes that forgets: sorted runs behind a bitmap.
 
-It answers "surely new" or "perhaps seen"; the caller settles the second by comparing ids. So 32 of a hash's 64 bits are
-enough. New hashes are sorted once, which makes everything after it a walk through memory: neighbours that are equal
-repeat each other, the bitmap (a byte for each value of their first bits) says of most others that they are new, and only
-the rest is searched for in the runs. (A compiled open-addressing table is no faster in a flow, and its compiler costs
+It answers "surely new" or "seen, unless two ids have one hash"; the caller settles the second by comparing ids. New hashes
+are sorted once, which makes everything after it a walk through memory: neighbours that are equal repeat each other, the
+bitmap (a byte for each value of their first bits) says of most others that they are new, and only the rest is searched for
+in the runs. (A compiled open-addressing table is no faster in a flow, and its compiler costs
 every start more than a second and every installation 150 MB.)
 """
 
@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
-U32 = npt.NDArray[np.uint32]
 Mask = npt.NDArray[np.bool_]
 
 RUNS = 32
@@ -30,21 +29,21 @@ class HashSet:
     """Hashes in sorted runs, each with the newest event time in it (int64 microseconds)."""
 
     def __init__(self) -> None:
-        self._runs: list[tuple[U32, int]] = []
+        self._runs: list[tuple[U64, int]] = []
         self._map = np.zeros(1 << BITS[0], np.bool_)
-        self._shift = np.uint32(32 - BITS[0])
+        self._shift = np.uint64(64 - BITS[0])
         self._drawn = 0
         """How many hashes are in the bitmap; those that were forgotten stay on until it is drawn anew."""
 
     def __len__(self) -> int:
         return sum(len(run) for run, _ in self._runs)
 
-    def add(self, hashes: U64, newest: int) -> Mask:
-        """Put hashes in. True where one may have been in before, or stands more than once in ``hashes``."""
-        short = (hashes >> np.uint64(32)).astype(np.uint32)
-        run = np.sort(short)
+    def add(self, hashes: U64, newest: int) -> tuple[Mask, Mask]:
+        """Put hashes in. Which of them were in before or stand more than once in ``hashes``; and which were in before."""
+        run = np.sort(hashes)
         maybe = run[self._map[run >> self._shift]]
-        met = [run[1:][run[1:] == run[:-1]], *(maybe[_equal(maybe, older)] for older, _ in self._runs)]
+        before = np.unique(np.concatenate([run[:0], *(maybe[_equal(maybe, older)] for older, _ in self._runs)]))
+        met = np.union1d(before, run[1:][run[1:] == run[:-1]])
         self._runs.append((run, newest))
         if len(self._runs) > RUNS:
             self._merge()
@@ -53,7 +52,10 @@ class HashSet:
             self._draw()
         else:
             self._mark(run)
-        return _members(short, np.unique(np.concatenate(met)))
+        seen, old = _members(hashes, met), np.zeros(len(hashes), np.bool_)
+        rows = np.flatnonzero(seen)
+        old[rows] = _equal(hashes[rows], before)
+        return seen, old
 
     def forget(self, before: int) -> None:
         """Take out hashes whose times are all below ``before``; some may stay on, which costs only comparisons."""
@@ -73,22 +75,22 @@ class HashSet:
             self._map.fill(False)
         else:
             self._map = np.zeros(1 << bits, np.bool_)
-        self._shift = np.uint32(32 - bits)
+        self._shift = np.uint64(64 - bits)
         self._drawn = 0
         for run, _ in self._runs:
             self._mark(run)
 
-    def _mark(self, run: U32) -> None:
+    def _mark(self, run: U64) -> None:
         self._map[run >> self._shift] = True
         self._drawn += len(run)
 
 
-def _members(hashes: U32, few: U32) -> Mask:
+def _members(hashes: U64, few: U64) -> Mask:
     """Which of ``hashes``, in any order, are among a few sorted ones: by their first bits, then exactly."""
     found = np.zeros(len(hashes), np.bool_)
     if len(few):
         bits = min((32 * len(few)).bit_length(), 24)
-        shift = np.uint32(32 - bits)
+        shift = np.uint64(64 - bits)
         begins = np.zeros(1 << bits, np.bool_)
         begins[few >> shift] = True
         maybe = np.flatnonzero(begins[hashes >> shift])
@@ -96,7 +98,7 @@ def _members(hashes: U32, few: U32) -> Mask:
     return found
 
 
-def _equal(hashes: U32, run: U32) -> Mask:
+def _equal(hashes: U64, run: U64) -> Mask:
     if not len(run):
         return np.zeros(len(hashes), np.bool_)
     at = np.searchsorted(run, hashes)
