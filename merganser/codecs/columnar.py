@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -80,12 +82,43 @@ class ColumnarCodec:
         found = []
         for seq in seqs:
             i = seq - chunk.seq
-            row = chunk.payload.slice(i, 1).to_pylist()[0]
+            row = {name: _said(chunk.payload[at][i]) for at, name in enumerate(chunk.payload.column_names)}
             line = None if chunk.place.line is None else chunk.place.line + i
-            found.append((Place(chunk.place.file, None, line), json.dumps(row, default=_text).encode()))
+            found.append((Place(chunk.place.file, None, line), json.dumps(row).encode()))
         return found
 
 
-def _text(value: object) -> str:
-    """What JSON has no type for, as it is read from JSON."""
-    return base64.b64encode(value).decode() if isinstance(value, bytes) else str(value)
+def _said(value: pa.Scalar) -> Any:
+    """A value as JSON from which it is read as what it was; but for NaN and infinities, which JSON does not have."""
+    kind = value.type
+    if not value.is_valid:
+        return None
+    if isinstance(value, pa.ExtensionScalar):
+        return str(value.as_py()) if isinstance(value, pa.UuidScalar) else _said(value.value)
+    if isinstance(value, pa.DictionaryScalar):
+        return _said(value.value)
+    if pa.types.is_map(kind):
+        return {_key(_said(entry[0])): _said(entry[1]) for entry in value.values}
+    if pa.types.is_struct(kind):
+        return {kind.field(i).name: _said(value[i]) for i in range(kind.num_fields)}
+    if hasattr(value, "values"):
+        return [_said(each) for each in value.values]
+    if pa.types.is_boolean(kind) or pa.types.is_integer(kind):
+        return value.as_py()
+    if pa.types.is_floating(kind):
+        return value.as_py() if math.isfinite(value.as_py()) else str(value.as_py())
+    if pa.types.is_decimal(kind):
+        return format(value.as_py(), "f")
+    if pa.types.is_interval(kind):
+        months, days, nanoseconds = value.as_py()
+        return f"{months} months {days} days {nanoseconds // 1000} microseconds"
+    if pa.types.is_duration(kind):
+        return f"{value.cast(pa.duration('us'), safe=False).value} microseconds"
+    if pa.types.is_temporal(kind):  # not by way of Python, which knows no nanoseconds
+        return value.cast(pa.string()).as_py()
+    found = value.as_py()
+    return base64.b64encode(found).decode() if isinstance(found, bytes) else str(found)
+
+
+def _key(said: Any) -> str:
+    return said if isinstance(said, str) else json.dumps(said)

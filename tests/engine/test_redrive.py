@@ -14,6 +14,7 @@ from typing import Any
 import duckdb
 import fastavro
 import pyarrow as pa
+import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
@@ -21,6 +22,8 @@ import merganser as mg
 from merganser import dead_letters, engine, faults
 from merganser.dead_letters import Selection
 from merganser.errors import UsageError
+from merganser.schema import Schema
+from merganser.scratch import scratch
 from merganser.sources.memory import Memory
 from merganser.store import Store
 from merganser.verify import verify
@@ -220,6 +223,54 @@ def test_records_of_every_format_come_back(tmp_path: Path, make: Callable[[Path]
     assert done is not None and not done.dead, done.dead
     assert rows(store, "SELECT id, n FROM kept ORDER BY n") == [("a", 1), ("b", 2), ("c", 3)]
     assert all(check.ok for check in verify([flow], store))
+
+
+VALUES = {
+    "BIGINT": "-9007199254740993", "HUGEINT": "-99999999999999999999999999999999999999", "DECIMAL(38,9)": "-0.000000001",
+    "DOUBLE": "1e-300", "BOOLEAN": "true", "VARCHAR": "'a\n\"\u00e9'", "BLOB": "'\\x00\\xFF'::BLOB",
+    "UUID": "'f81d4fae-7dec-11d0-a765-00a0c91e6bf6'", "DATE": "DATE '0044-03-15'", "TIME": "TIME '23:59:59.999999'",
+    "TIMESTAMP": "TIMESTAMP '1969-12-31 23:59:59.999999'", "TIMESTAMP_NS": "TIMESTAMP_NS '2026-01-31 12:00:00.123456789'",
+    "TIMESTAMP_S": "TIMESTAMP_S '2026-01-31 12:00:00'", "TIMESTAMP WITH TIME ZONE": "TIMESTAMPTZ '2026-01-31 12:00:00.5+05:30'",
+    "INTEGER[]": "[1, NULL, 3]", "VARCHAR[][]": "[['a'], NULL, []]", "MAP(VARCHAR, INTEGER)": "MAP {'a': 1, 'b': NULL}",
+    "MAP(INTEGER, STRUCT(t TIMESTAMP, b BLOB))": "MAP {-7: {'t': TIMESTAMP '2026-01-31 00:00:00', 'b': '\\x01'::BLOB}}",
+    "MAP(VARCHAR, VARCHAR)": "MAP {}", "MAP(BOOLEAN, DECIMAL(5,2))[]": "[MAP {true: 1.50}, NULL]",
+    "STRUCT(m MAP(VARCHAR, BIGINT[]), t TIMESTAMP WITH TIME ZONE, d DECIMAL(20,3))":
+        "{'m': MAP {'k': [1, 2]}, 't': TIMESTAMPTZ '2026-06-01 00:00:00+02', 'd': 12345678901234567.891}",
+    "MAP(DATE, UUID)": "MAP {DATE '2026-01-31': 'f81d4fae-7dec-11d0-a765-00a0c91e6bf6'::UUID}",
+    "INTERVAL": "INTERVAL '-14 months 3 days 04:05:06.000007'", "INTERVAL[]": "[INTERVAL '1 day', INTERVAL '-1 microsecond']",
+}  # fmt: skip
+"""A value of each type, in SQL."""
+
+
+@pytest.mark.parametrize("ending", ["parquet", "arrow"])
+def test_a_mended_row_of_a_columnar_file_has_the_values_that_it_had(tmp_path: Path, ending: str) -> None:
+    """Of every type, and NULL of every type: only what was edited has changed."""
+    kinds = {f"c{i}": kind for i, kind in enumerate(VALUES) if ending == "arrow" or "INTERVAL" not in kind}
+    values = [f"({VALUES[kind]})::{kind} AS {name}" for name, kind in kinds.items()]
+    nothing = [f"NULL::{kind} AS {name}" for name, kind in kinds.items()]
+    schema = {"id": "BIGINT NOT NULL", **kinds}
+    for name, ids in (("good", (7, 8)), ("bad", ("NULL", 8))):
+        made = scratch().sql(f"SELECT {ids[0]}::BIGINT AS id, {', '.join(values)} UNION ALL SELECT {ids[1]}, {', '.join(nothing)}")
+        table = made.to_arrow_table().cast(Schema.declare(schema).arrow_schema())
+        if ending == "parquet":
+            pyarrow.parquet.write_table(table, tmp_path / f"{name}.parquet")
+        else:
+            with pyarrow.ipc.new_file(tmp_path / f"{name}.arrow", table.schema) as out:
+                out.write_table(table)
+        flow = mg.Flow("f")
+        flow.read(mg.source("e", mg.files(tmp_path / f"{name}.{ending}"), schema=schema)).materialize("kept")
+        mg.run([flow], tmp_path / f"{name}.duckdb")
+    store, folder = tmp_path / "bad.duckdb", tmp_path / "out"
+    with Store(store) as opened:
+        (path,) = dead_letters.export(opened, Selection(), folder)
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"id": 7}))
+        assert len(dead_letters.fix_by_files(opened, folder)) == 1
+    done = engine.redrive([flow], Selection(), store)
+    assert done is not None and not done.dead, done.dead
+    both = [rows(tmp_path / f"{name}.duckdb", "FROM kept ORDER BY id") for name in ("good", "bad")]
+    assert both[0] == both[1]
+    assert rows(store, f"SELECT {', '.join(f'{n} IS NOT DISTINCT FROM ({VALUES[k]})::{k}' for n, k in kinds.items())} FROM kept"
+                       " WHERE id = 7") == [(True,) * len(kinds)]  # fmt: skip
 
 
 # -- crashes ------------------------------------------------------------------------------------------------------------------
