@@ -55,6 +55,21 @@ def test_events_are_taken_out_of_their_envelopes(tmp_path: Path) -> None:
     assert all(check.ok for check in verify([flow], store))
 
 
+def test_a_batch_is_a_letter_that_says_what_to_do(tmp_path: Path) -> None:
+    records = [event("1", 1, {"n": 1}), [event("2", 2, {"n": 2}), event("3", 3, {"n": 3})], [], event("4", 4, {"n": 4})]
+    (tmp_path / "e.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
+    flow = mg.Flow("f")
+    flow.read(mg.source("s", mg.files(tmp_path / "e.jsonl"), schema=mg.cloudevents({"n": "INTEGER"}))).materialize("kept")
+    mg.run([flow], tmp_path / "s.duckdb")
+    assert rows(tmp_path / "s.duckdb", "SELECT n FROM kept ORDER BY n") == [(1,), (4,)]
+    letters = rows(tmp_path / "s.duckdb", "SELECT seq, reason, detail, raw FROM merganser.dead_letters ORDER BY seq")
+    assert [(seq, reason, json.loads(raw)) for seq, reason, _, raw in letters] == [
+        (1, "batch of cloudevents", records[1]), (2, "batch of cloudevents", [])
+    ]  # fmt: skip
+    assert letters[0][2].startswith("the record is a batch of 2 events; one record is one event here: write each by itself")
+    balanced(tmp_path / "s.duckdb")
+
+
 def test_columns_of_the_data_that_the_envelope_has_are_refused() -> None:
     with pytest.raises(FlowError, match="ce_id is a column of the envelope"):
         mg.cloudevents({"ce_id": "VARCHAR"})

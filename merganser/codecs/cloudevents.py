@@ -3,6 +3,9 @@
 - Structured mode: a JSON object of the attributes, with the event in ``data`` or, as bytes, in ``data_base64``.
 - Binary mode: a Kafka message whose headers (``ce_id``, …) are the attributes, and whose value is the event in the source's format.
 
+A batch (a JSON array of events in one record) is refused: positions, the books and dead letters know records, and some events of
+one record could be late, duplicates or bad, and others not.
+
 Attributes become columns with ``ce_`` in front, as they are called in Kafka's headers; those of ``data`` keep their names.
 ``ce_key``, of source and id, names an event once and for all.
 """
@@ -10,6 +13,7 @@ Attributes become columns with ``ce_`` in front, as they are called in Kafka's h
 from __future__ import annotations
 
 import base64
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -44,7 +48,7 @@ ATTRIBUTES = (
 KEY, TIME = "ce_key", "ce_time"
 """The columns that are an event's id and its time unless others are declared."""
 
-BAD = "not a cloudevent"
+BAD, BATCH = "not a cloudevent", "batch of cloudevents"
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class StructuredCodec:
         columns |= {name: found[name].take(at) for name in self._columns}
         kinds = self._schema.arrow_schema()
         made = pa.table([columns[f.name] for f in kinds], schema=kinds).append_column(SEQ, table[SEQ])
-        return without(made, wrong, decoded.rejects, lambda seqs: self._codec.locate(chunk, seqs))
+        return without(made, wrong, [_batch(r) for r in decoded.rejects], lambda seqs: self._codec.locate(chunk, seqs))
 
     def _part(self, chunk: Chunk, table: pa.Table, rows: list[int], data: Decoded, wrong: dict[int, tuple[str, str]]) -> pa.Table:
         """The data of some rows, numbered as these; ``wrong`` gets what is none."""
@@ -191,6 +195,17 @@ def _other_versions(versions: pa.ChunkedArray) -> dict[int, tuple[str, str]]:
     other = pc.fill_null(pc.not_equal(versions, "1.0"), False).to_numpy()
     said = {i: versions[i].as_py() for i in np.flatnonzero(other).tolist()}
     return {i: (BAD, f"specversion is {version!r}; 1.0 is the one that is known") for i, version in said.items()}
+
+
+def _batch(reject: Reject) -> Reject:
+    """A record that is no object, with what to do if it is an array of events."""
+    if reject.reason != "not an object" or not reject.raw.lstrip().startswith(b"["):
+        return reject
+    detail = (
+        f"the record is a batch of {len(json.loads(reject.raw))} events; one record is one event here: write each by itself"
+        """ (a line or message each; of a file: jq -c 'if type == "array" then .[] else . end')"""
+    )
+    return replace(reject, reason=BATCH, detail=detail)
 
 
 def _decoded(table: pa.Table, wrong: dict[int, tuple[str, str]]) -> dict[int, tuple[bytes, bool]]:
