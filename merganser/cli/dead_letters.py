@@ -153,16 +153,18 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
                 raise UsageError("no such letter was fixed; `dead-letters fix` does that, or --all sends them through as they are")
     watch = Watch("redriving")
     with changing(), watch.shown():
-        done = engine.redrive(load(files), selection, store, workers=workers, progress=watch.begin)
+        told = lambda sentence: click.echo(sentence, err=True)  # noqa: E731 # a short one
+        done = engine.redrive(load(files), selection, store, workers=workers, progress=watch.begin, tell=told)
     if done is None:
         click.echo("stopped before the end: nothing has changed; call it again", err=True)
         raise SystemExit(1)
     if done.waiting:
         click.echo(f"{done.waiting:,} of the keys that wait: the event that failed is tried again by the next run")
-    if done.views:
-        click.echo(f"{done.applied:,} letters went through; built anew: {', '.join(done.views)}")
-    if done.sinks:
-        click.echo(f"sent nothing: {', '.join(done.sinks)} (what was sent cannot be taken back, nor put in between)")
+    if done.report:
+        click.echo(f"{done.applied:,} letters went through" + (f"; built anew: {', '.join(done.views)}" if done.views else ""))
+    for sink in done.sinks:
+        stale = f"; {sink.stale:,} sent before would now be otherwise, and stay" if sink.stale else ""
+        click.echo(f"{sink.sink}: {sink.rows:,} rows sent{stale}")
     for letter in done.dead[:10]:
         click.echo(f"still dead: {letter.id}: {letter.reason}: {letter.detail}")
     if done.dead:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from merganser.dead_letters import Letter
 from merganser.engine import gained
-from merganser.engine.cohort import Cohort
+from merganser.engine.cohort import Cohort, progress
 from merganser.errors import FlowError, PlanChangedError, UsageError
 from merganser.flow import Flow
 from merganser.operators import STATE
@@ -128,11 +128,15 @@ def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> t
 
 
 def open_redrive(store: Store, flows: Sequence[Flow], names: Sequence[str], digest: str) -> list[Cohort]:
-    """Cohorts that build views anew with mended records. ``digest``: of these; no rebuild goes on with such a cohort."""
+    """Cohorts that build views and sinks anew with mended records, one for each that has them.
+
+    ``digest``: of these records; no rebuild goes on with such a cohort.
+    """
     _check_names(store, flows)
     stored = stored_views(store)
     known = {s.name: s for s in stored if s.status != BUILDING}
-    changed = [v for f in flows for v in f.materialized if v.name in names and not _unchanged(known[v.name], v)]
+    ends = [(f.name, v) for f in flows for v in f.ends if v.name in names]
+    changed = [v for _, v in ends if not _unchanged(known[v.name], v)]
     if changed:
         raise PlanChangedError(_difference(store, known, changed), where=changed[0].where)
     cohorts = []
@@ -140,19 +144,17 @@ def open_redrive(store: Store, flows: Sequence[Flow], names: Sequence[str], dige
         for s in stored:
             if s.status == BUILDING and s.name in names and s.cohort is not None:
                 _forget(store, s.cohort, [s.name])
-        for flow in flows:
-            views = [v for v in flow.materialized if v.name in names]
-            if views:
-                cohorts.append(_created(store, flow.name, views, BUILDING))
-                for view in views:
-                    text = json.dumps([*signature(view), f"mended {digest}"])
-                    store.con.execute(
-                        "UPDATE merganser.views SET signature = ? WHERE view = ? AND status = ?", [text, view.name, BUILDING]
-                    )
+        for flow, number in sorted({(flow, known[v.name].cohort or 0) for flow, v in ends}):
+            cohort = _created(store, flow, [v for _, v in ends if known[v.name].cohort == number], BUILDING)
+            cohort.repeat(progress(store, number))
+            cohorts.append(cohort)
+        for _, view in ends:
+            text = json.dumps([*signature(view), f"mended {digest}"])
+            store.con.execute("UPDATE merganser.views SET signature = ? WHERE view = ? AND status = ?", [text, view.name, BUILDING])
     return cohorts
 
 
-def finish_redrive(store: Store, cohorts: Sequence[Cohort], sources: Sequence[str], letters: Sequence[Letter]) -> None:
+def finish_redrive(store: Store, cohorts: Sequence[Cohort], letters: Sequence[Letter]) -> None:
     """Put views with mended records in the place of the old ones. In the caller's transaction.
 
     A letter that is still one has been tried once more; what was fixed or discarded of the others stays so.
@@ -160,9 +162,8 @@ def finish_redrive(store: Store, cohorts: Sequence[Cohort], sources: Sequence[st
     con = store.con
     for cohort in cohorts:
         _carry(store, cohort)
-    con.execute(
-        "DELETE FROM merganser.dead_letters WHERE list_contains(?, source) AND view IS NULL AND cohort IS NULL", [list(sources)]
-    )
+    sources = sorted({source.name for cohort in cohorts for source in cohort.sources})
+    con.execute("DELETE FROM merganser.dead_letters WHERE list_contains(?, source) AND view IS NULL AND cohort IS NULL", [sources])
     for cohort in cohorts:
         for view in cohort.views:
             con.execute(
@@ -272,7 +273,7 @@ def _difference(store: Store, stored: dict[str, Stored], changed: Sequence[Mater
 
 def _created(store: Store, flow: str, views: Sequence[Materialize], status: str) -> Cohort:
     number = store.next_cohort()
-    cohort = Cohort(number, flow, views)
+    cohort = Cohort(number, flow, views, holds=status == BUILDING)
     cohort.graph.create(store)
     for view in views:
         store.con.execute("DELETE FROM merganser.views WHERE view = ? AND status = ?", [view.name, status])

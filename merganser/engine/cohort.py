@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from merganser.clock import MIN_TIME
@@ -28,10 +28,18 @@ class Ends:
     ended: frozenset[tuple[str, str]] = frozenset()
 
 
+def progress(store: Store, cohort: int) -> dict[tuple[str, str], Progress]:
+    """How far a cohort has come in the store, by source and partition."""
+    found = store.rows(
+        "SELECT source, partition, seq, position, max_time, ended, floor FROM merganser.positions WHERE cohort = ?", [cohort]
+    )
+    return {(s, p): Progress(seq, json.loads(position), *rest) for s, p, seq, position, *rest in found}
+
+
 class Cohort:
     """Some views, their steps, and how far they have read."""
 
-    def __init__(self, number: int, flow: str, views: Sequence[Materialize]) -> None:
+    def __init__(self, number: int, flow: str, views: Sequence[Materialize], *, holds: bool = False) -> None:
         self.number, self.flow, self.views = number, flow, list(views)
         self.sources: list[Source] = list(dict.fromkeys(source for view in self.views for source in view.sources))
         self.progress: dict[tuple[str, str], Progress] = {}
@@ -42,18 +50,13 @@ class Cohort:
         """By source: the watermark below which windows were called final; it never goes back."""
         self._heard: dict[tuple[str, str], float] = {}
         """When something came from a partition, by the clock, in this run."""
-        self.graph = Graph(number, self.views)
+        self.graph = Graph(number, self.views, holds=holds)
 
     # -- in the store ---------------------------------------------------------------------------------------------
 
     def load(self, store: Store) -> None:
         """Positions, and what steps keep in memory, from the store."""
-        found = store.rows(
-            "SELECT source, partition, seq, position, max_time, ended, floor FROM merganser.positions WHERE cohort = ?",
-            [self.number],
-        )
-        for source, partition, seq, position, *rest in found:
-            self.progress[source, partition] = Progress(seq, json.loads(position), *rest)
+        self.progress = progress(store, self.number)
         marks = "SELECT source, watermark FROM merganser_state.watermarks WHERE cohort = ? AND watermark IS NOT NULL"
         self.final = dict(store.rows(marks, [self.number]))
         self.graph.load(store)
@@ -84,6 +87,11 @@ class Cohort:
             )
             if not changed.fetchall()[0][0]:
                 con.execute("INSERT INTO merganser_state.watermarks VALUES (?, ?, ?)", [self.number, source.name, final])
+
+    def repeat(self, other: Mapping[tuple[str, str], Progress]) -> None:
+        """Begin as another cohort did: with its partitions, and their floors."""
+        self.progress = {key: Progress(floor=known.floor) for key, known in other.items()}
+        self._unsaved = set(self.progress)
 
     def expect(self, source: Source, partition: str) -> Progress:
         """The progress of a partition. One that was not known yet begins at the watermark that the others have reached.

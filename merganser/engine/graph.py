@@ -33,7 +33,7 @@ from merganser.operators.order import OrderStep
 from merganser.operators.process import ProcessStep
 from merganser.operators.rowlocal import KEEP, RowLocal
 from merganser.operators.session import SessionStep
-from merganser.operators.write import WriteStep
+from merganser.operators.write import HeldStep, WriteStep
 from merganser.plan import (
     Aggregated,
     AsOf,
@@ -54,6 +54,7 @@ from merganser.plan import (
     by_workers,
     ordered,
     read_by_steps,
+    takes_events,
 )
 from merganser.sql import quote
 from merganser.store import Store
@@ -98,8 +99,9 @@ class Flowed:
 class Graph:
     """The steps of some views, by node."""
 
-    def __init__(self, cohort: int, views: Sequence[Materialize]) -> None:
-        self.cohort, self.views = cohort, list(views)
+    def __init__(self, cohort: int, views: Sequence[Materialize], *, holds: bool = False) -> None:
+        """``holds``: what is to be written is kept, and not sent."""
+        self.cohort, self.views, self._holds = cohort, list(views), holds
         self.nodes = ordered(views)
         self._read = read_by_steps(views)
         self.steps: dict[Node, Step] = {}
@@ -141,7 +143,7 @@ class Graph:
         if isinstance(node, Latest):
             return LatestStep(node, table)
         if isinstance(node, Write):
-            return WriteStep(node, self.cohort)
+            return HeldStep(node, self.cohort) if self._holds else WriteStep(node, self.cohort)
         if isinstance(node, Materialize) and node.input is not None and not node.input.table:
             return AppendStep(node.columns, f"{node.name}_{self.cohort}")
         return None
@@ -293,7 +295,7 @@ def _refused(node: Node, refusal: Refusal, fresh: Sequence[Fresh]) -> DeadLetter
     """
     r = refusal
     place, raw = Place(f"a row of {type(node).__name__}", None, None), r.row.encode()
-    if node.events:
+    if takes_events(node):
         chunk = next(p for p, _, _ in fresh if p.partition == r.partition and p.seq <= r.seq < p.end)
         assert chunk.locate is not None, "its source is one of refusing()"
         place, raw = chunk.locate([r.seq])[0]

@@ -36,6 +36,10 @@ class Branch:
     table: pa.Table | None
     refused: list[Reject]
 
+    def before(self, seq: int) -> Branch:
+        table = None if self.table is None else self.table.filter(pa.array(self.table["_seq"].to_numpy() < seq))
+        return Branch(table, [r for r in self.refused if r.seq < seq])
+
 
 @dataclass(slots=True)
 class Prepared:
@@ -57,6 +61,15 @@ class Prepared:
     locate: Callable[[list[int]], list[tuple[Place, bytes]]] | None
     """Where records stand, and their bytes; None where no row can be refused in the store, so that the bytes may go."""
     branches: dict[Node, Branch] = field(default_factory=dict)
+
+    def before(self, seq: int) -> Prepared:
+        """What of it comes before an ordinal that lies in it."""
+        count = int(np.searchsorted(self.seqs, seq))
+        rejects = [r for r in self.rejects if r.seq < seq]
+        branches = {node: branch.before(seq) for node, branch in self.branches.items()}
+        return replace(
+            self, end=seq, times=self.times[:count], seqs=self.seqs[:count], rejects=rejects, branches=branches
+        )
 
 
 class Preparer:

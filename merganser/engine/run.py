@@ -155,10 +155,14 @@ class Job:
         begin: str | None = None,
         mends: Mapping[str, Mends] | None = None,
         sends: bool = False,
+        whole: bool = False,
     ) -> None:
-        """``sends``: dead letters go to their topics, as they do the first time that a record is read."""
+        """``sends``: rows and dead letters go to their sinks, as they do the first time that a record is read.
+
+        ``whole``: it is an error if a log no longer has what was read of it.
+        """
         self.store, self.cohorts, self.workers = store, cohorts, workers
-        self.epoch, self.epoch_bytes = epoch, epoch_bytes
+        self.epoch, self.epoch_bytes, self._whole = epoch, epoch_bytes, whole
         self.sources: list[Source] = list({s.name: s for c in cohorts for s in c.sources}.values())
         self.replays = begin is not None
         if begin is not None:
@@ -175,7 +179,7 @@ class Job:
         writes = [view for cohort in cohorts for view in cohort.views if isinstance(view, Write)]
         letters = forward.forwards(self.sources) if sends else {}
         forward.begin(store, letters.values())
-        self.delivery = Delivery(store, [*writes, *letters.values()], self.fail) if writes or letters else None
+        self.delivery = Delivery(store, [*writes, *letters.values()], self.fail) if sends and (writes or letters) else None
         self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery, letters)
         self.shared = Shared(
             follow, chunk_bytes, workers, self._start_of, self.progressed, threading.Event(),
@@ -321,7 +325,7 @@ class Job:
             connector = next(s.connector for s in self.sources if s.name == source)
             begun = any(name == source for name, _ in self._origins)
             late = (source, partition) not in (self._origins if begun else self._there)
-            found = connector.origin(self._origins.get((source, partition), []), late=late)
+            found = connector.origin(self._origins.get((source, partition), []), late=late, whole=self._whole)
         return found
 
     @contextmanager

@@ -15,7 +15,7 @@ import pyarrow as pa
 from merganser import faults
 from merganser.codecs import encoding
 from merganser.codecs.encoding import Encoded
-from merganser.operators import PART, Emitted, Epoch, Outcome, Refusal, Rows
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Refusal, Rows
 from merganser.operators.changes import RETRACTED
 from merganser.plan import Changes, Write
 from merganser.sql import literal, quote
@@ -47,7 +47,7 @@ class WriteStep:
                 self._which = f" QUALIFY NOT {RETRACTED} OR {gone}"
                 self._gone = f"{RETRACTED} AS {GONE}"
         self._key = "NULL::BLOB" if node.key is None else f"encode({quote(node.key)}::VARCHAR)"
-        known = {name: column for name in TRACE if (column := node.input.reference(name))}
+        known = self.traces = {name: column for name in TRACE if (column := node.input.reference(name))}
         pairs = ", ".join(f"{{'name': '{n}', 'value': encode({quote(c)}::VARCHAR)}}" for n, c in known.items())
         self._headers = f"list_filter([{pairs}], lambda h: h.value IS NOT NULL)" if known else "NULL"
         self._encoder: encoding.Encoder | None = None
@@ -134,3 +134,36 @@ class WriteStep:
             Refusal(seqs[i] or 0, parts[i] or "", rows[i], made.refused[n][0], f"{where}: {made.refused[n][1]}")
             for i, n in enumerate(sorted(made.refused))
         ]
+
+
+class HeldStep(WriteStep):
+    """Encodes rows as ``write`` does, so that it refuses the same ones; then keeps the rows themselves, and sends none.
+
+    A redrive compares them with those that were sent.
+    """
+
+    def __init__(self, node: Write, cohort: int) -> None:
+        super().__init__(node, cohort)
+        self.table = f"{STATE}.{quote(f'held_{node.name}_{cohort}')}"
+        self.columns = dict.fromkeys(self.traces.values(), "VARCHAR") | node.columns
+        """What is sent of a row depends on these."""
+
+    @property
+    def tables(self) -> list[str]:
+        return [self.table]
+
+    def create(self, con: duckdb.DuckDBPyConnection) -> None:
+        self.load(con)
+        columns = ", ".join(f"{quote(name)} {kind}" for name, kind in self.columns.items())
+        con.execute(f"CREATE TABLE {self.table} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT)")
+
+    def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
+        emitted = super().apply(con, inputs, epoch)
+        (rows,) = inputs
+        if rows is not None and rows.count:
+            names = ", ".join([*map(quote, self.columns), PART, SEQ, "_time"])
+            con.execute(f"INSERT INTO {self.table} SELECT {names} FROM {rows.relation}")
+        return emitted
+
+    def _keep(self, con: duckdb.DuckDBPyConnection, table: pa.Table, made: Encoded, epoch: Epoch) -> None:
+        pass

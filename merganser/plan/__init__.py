@@ -20,11 +20,11 @@ from merganser.plan.rows import Deduplicate, Derive, Drop, Explode, Fetch, Filte
 from merganser.plan.source import Source
 from merganser.plan.steps import Aggregated, AsOf, Changes, Emits, Enriched, Final, Fold, Join, Latest, Order, Process
 from merganser.plan.text import On, code
-from merganser.plan.walk import by_workers, read_by_steps, reading, refusing, worker_ends
+from merganser.plan.walk import by_workers, read_by_steps, reading, refusing, takes_events, worker_ends
 
 __all__ = [
     "TRAVELS", "Aggregated", "AsOf", "Changes", "Columns", "Deduplicate", "Derive", "Drop", "Emits", "Enriched",
     "Explode", "Fetch", "Filter", "Final", "Fold", "Join", "Latest", "LookUp", "MapBatches", "Materialize", "Node", "On",
     "Order", "Process", "Read", "Route", "Select", "Source", "View", "Write", "by_workers", "code", "ordered", "read_by_steps",
-    "reading", "refusing", "signature", "takes", "worker_ends",
+    "reading", "refusing", "signature", "takes", "takes_events", "worker_ends",
 ]  # fmt: skip

@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from typing import Any, TypeVar
 
 from merganser.asking import Service
+from merganser.plan.ends import Write
 from merganser.plan.node import Node, ordered
 from merganser.plan.rows import Deduplicate
 from merganser.plan.source import Source
@@ -33,9 +34,14 @@ def by_workers(node: Node) -> bool:
     return all(step.row_local for step in node.chain())
 
 
+def takes_events(node: Node) -> bool:
+    """Whether what a node may refuse are events: also where they end, as they do where they are sent."""
+    return node.input is not None and node.input.events if isinstance(node, Write) else node.events
+
+
 def refusing(ends: Iterable[Node]) -> frozenset[str]:
     """The sources of which verbs behind a stateful one may refuse records, long after they were decoded."""
-    late = (n for n in ordered(ends) if n.events and not by_workers(n) and not isinstance(n, Deduplicate))
+    late = (n for n in ordered(ends) if takes_events(n) and not by_workers(n) and not isinstance(n, Deduplicate))
     return frozenset(n.source.name for n in late)
 
 
