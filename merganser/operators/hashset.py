@@ -15,6 +15,9 @@ import numpy.typing as npt
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
+ROWS = np.uint64((1 << 21) - 1)
+"""The last bits of a hash are not looked at; while hashes are sorted, these have their places."""
+
 RUNS = 32
 """More runs than this are merged, the newest first."""
 
@@ -40,10 +43,19 @@ class HashSet:
 
     def add(self, hashes: U64, newest: int) -> tuple[Mask, Mask]:
         """Put hashes in. Which of them were in before or stand more than once in ``hashes``; and which were in before."""
-        run = np.sort(hashes)
-        maybe = run[self._map[run >> self._shift]]
-        before = np.unique(np.concatenate([run[:0], *(maybe[_equal(maybe, older)] for older, _ in self._runs)]))
-        met = np.union1d(before, run[1:][run[1:] == run[:-1]])
+        rows, run = _in_order(hashes & ~ROWS)
+        maybe = np.flatnonzero(self._map[self._places(run)])
+        searched, met = run[maybe], np.zeros(len(maybe), np.bool_)
+        for older, _ in self._runs:
+            met |= _equal(searched, older)
+        before = maybe[met]
+        again = np.zeros(len(run), np.bool_)
+        np.equal(run[1:], run[:-1], out=again[1:])
+        again[:-1] |= again[1:]
+        again[before] = True
+        seen, old = np.zeros(len(run), np.bool_), np.zeros(len(run), np.bool_)
+        seen[rows[again]] = True
+        old[rows[before]] = True
         self._runs.append((run, newest))
         if len(self._runs) > RUNS:
             self._merge()
@@ -52,9 +64,6 @@ class HashSet:
             self._draw()
         else:
             self._mark(run)
-        seen, old = _members(hashes, met), np.zeros(len(hashes), np.bool_)
-        rows = np.flatnonzero(seen)
-        old[rows] = _equal(hashes[rows], before)
         return seen, old
 
     def forget(self, before: int) -> None:
@@ -80,22 +89,23 @@ class HashSet:
         for run, _ in self._runs:
             self._mark(run)
 
+    def _places(self, run: U64) -> npt.NDArray[np.int64]:
+        """Where hashes have their byte in the bitmap."""
+        return (run >> self._shift).view(np.int64)
+
     def _mark(self, run: U64) -> None:
-        self._map[run >> self._shift] = True
+        self._map[self._places(run)] = True
         self._drawn += len(run)
 
 
-def _members(hashes: U64, few: U64) -> Mask:
-    """Which of ``hashes``, in any order, are among a few sorted ones: by their first bits, then exactly."""
-    found = np.zeros(len(hashes), np.bool_)
-    if len(few):
-        bits = min((32 * len(few)).bit_length(), 24)
-        shift = np.uint64(64 - bits)
-        begins = np.zeros(1 << bits, np.bool_)
-        begins[few >> shift] = True
-        maybe = np.flatnonzero(begins[hashes >> shift])
-        found[maybe] = _equal(hashes[maybe], few)
-    return found
+def _in_order(hashes: U64) -> tuple[npt.NDArray[np.int64], U64]:
+    """Where the hashes stand, in their order, and themselves. Numbers alone are sorted much faster than with their places."""
+    if len(hashes) > ROWS:
+        rows = np.argsort(hashes, kind="stable")
+        return rows, hashes[rows]
+    both = hashes | np.arange(len(hashes), dtype=np.uint64)
+    both.sort()
+    return (both & ROWS).view(np.int64), both & ~ROWS
 
 
 def _equal(hashes: U64, run: U64) -> Mask:
