@@ -7,7 +7,7 @@ import sys
 import click
 
 from merganser import __version__
-from merganser.cli import dead_letters, export, inspect, new, parked, past, running, schemas, top, watch
+from merganser.cli import dead_letters, export, inspect, new, past, running, schemas, top, watch
 from merganser.errors import MerganserError
 
 
@@ -44,6 +44,6 @@ def main() -> None:
 
 for _command in (
     running.run, running.rebuild, running.replay, inspect.plan, inspect.query, inspect.status, dead_letters.dead_letters,
-    inspect.verify, past.history, past.as_of, new.new, parked.parked, schemas.schema, export.export, watch.watch, top.top,
+    inspect.verify, past.history, past.as_of, new.new, schemas.schema, export.export, watch.watch, top.top,
 ):  # fmt: skip
     main.add_command(_command)

@@ -17,9 +17,12 @@ from merganser.cli.running import Watch
 from merganser.dead_letters import Letter, Selection
 from merganser.display import console
 from merganser.errors import UsageError
-from merganser.operators.fold import REASON
+from merganser.operators.fold import REASON, parked
 from merganser.query.snapshot import books
 from merganser.store import Store
+
+NEXT = {None: "wait", "again": "wait; tried again by the next run", "skip": "wait; the next run leaves the first out"}
+"""What becomes of a key that waits for a letter, by what was said of it."""
 
 SHOWN = 200
 """Bytes of a record that a list shows."""
@@ -57,12 +60,13 @@ def dead_letters() -> None:
 @click.option("--discarded", is_flag=True, help="Also those that were discarded.")
 @selecting
 def list_(selection: Selection, store: str, limit: int, discarded: bool) -> None:
-    """List them: where they stand, why they were refused, their first bytes."""
+    """List them: where they stand, why they were refused, their first bytes; and what waits for one that a fold could not take."""
     if discarded:
         selection = replace(selection, discarded=True)
     with books(store) as opened:
         total = letters_of.count(opened, selection)
         found = letters_of.select(opened, selection, limit)
+        waiting = {(p.view, p.partition, p.seq): p for p in parked(opened.con)}
     if not found:
         click.echo("no dead letters")
         return
@@ -72,6 +76,9 @@ def list_(selection: Selection, store: str, limit: int, discarded: bool) -> None
         tried = f", tried {letter.attempts} time{'s' if letter.attempts != 1 else ''} more" if letter.attempts else ""
         out.print(Text.assemble((letter.reason, "bold"), f"  {_place(letter)}  {letter.id}", f"  {' '.join(marks)}{tried}"))
         out.print(Text(f"    {letter.detail}"))
+        if (key := waiting.get((letter.view or "", letter.partition, letter.seq))) is not None:
+            named = ", ".join(f"{name}={value}" for name, value in key.key.items())
+            out.print(Text(f"    {named}: {key.events:,} event{'s' if key.events != 1 else ''} {NEXT[key.then]}"))
         raw = letter.raw if letter.fixed is None else letter.fixed
         beginning = f"    {_readable(raw[:SHOWN])}{'…' if len(raw) > SHOWN else ''}"
         out.print(Text(beginning, style="dim"), no_wrap=True, overflow="ellipsis")

@@ -130,18 +130,19 @@ def test_parked_keys_are_shown_and_go_on(tmp_path: Path) -> None:
         'flow.read(events).fold(by="key", initial=0, apply=shares).materialize("shares")\n'
     )
     assert call("run", "flow.py", cwd=tmp_path).returncode == 0
-    shown = call("parked", cwd=tmp_path).stdout
-    assert "shares" in shown and "key=1" in shown and "waits" in shown
+    shown = call("dead-letters", "list", cwd=tmp_path).stdout
+    assert "key=1: 2 events wait\n" in shown
     [letter] = re.findall(r"events:files:\d+:shares", shown)
     assert call("dead-letters", "redrive", "events:files:9:shares", cwd=tmp_path).returncode == 2
     assert "1 of the keys that wait" in call("dead-letters", "redrive", letter, cwd=tmp_path).stdout
-    assert "again" in call("parked", "shares", cwd=tmp_path).stdout
-    assert call("run", "flow.py", cwd=tmp_path).returncode == 0 and "waits" in call("parked", cwd=tmp_path).stdout
+    assert "key=1: 2 events wait; tried again by the next run\n" in call("dead-letters", "list", cwd=tmp_path).stdout
+    assert call("run", "flow.py", cwd=tmp_path).returncode == 0
+    assert "key=1: 2 events wait\n" in call("dead-letters", "list", cwd=tmp_path).stdout
     assert "discarded 1" in call("dead-letters", "discard", letter, cwd=tmp_path).stdout
     assert call("run", "flow.py", cwd=tmp_path).returncode == 0
     shown = call("query", "--format", "csv", "SELECT key, state, seq FROM shares", cwd=tmp_path).stdout
     assert shown.replace('"', "").split() == ["key,state,seq", "1,18,3"]
-    assert "no key is parked" in call("parked", cwd=tmp_path).stdout
+    assert "no dead letters" in call("dead-letters", "list", cwd=tmp_path).stdout
     assert call("verify", "flow.py", cwd=tmp_path).returncode == 0
 
 

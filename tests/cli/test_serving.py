@@ -42,7 +42,6 @@ def test_query_status_dead_letters_and_verify(shop: Path) -> None:
     assert "revenue_per_minute" in status.stdout and "caught up" in status.stdout, status.stderr
     assert json.loads(call("status", "--json", cwd=shop).stdout)["running"]["committed"] == 306
     assert call("dead-letters", "list", cwd=shop).stdout == "no dead letters\n"
-    assert call("parked", cwd=shop).stdout == "no key is parked\n"
     verify = call("verify", "flows/revenue.py", cwd=shop)
     assert verify.returncode == 0 and "revenue_per_minute: equal, 51 rows" in verify.stdout
 
