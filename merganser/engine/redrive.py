@@ -85,7 +85,8 @@ def redrive(
         if letters and not flows:
             raise UsageError("redrive builds views anew: name the files of the flows that read the source, --flow FLOW.py")
         if not letters:
-            waiting = _go_on(opened, chosen, skip=False)
+            with opened.transaction():
+                waiting = _go_on(opened, chosen, skip=False)
             if waiting:
                 return Redriven(0, [], [], [], waiting, None)
             made = "; a row that a verb made is no record: mend the flow, and rebuild its view" if chosen else ""
@@ -142,12 +143,12 @@ def _redriven(
     with store.transaction():
         sent = [resend.send(store, difference, cohort, store.next_epoch() - 1) for cohort, difference in differences]
         changes.finish_redrive(store, cohorts, letters)
+        waiting = _go_on(store, chosen, skip=False)  # in the tables that are live now
         dead = {(d.source, d.partition, d.seq) for d in select(store, Selection(discarded=True)) if d.view is None}
         since = min(cohort.number for cohort in cohorts)
         store.mend(since, [(*key, m) for key, m in new.items() if key not in dead])
     faults.point("redrive.after")
     store.checkpoint()
-    waiting = _go_on(store, chosen, skip=False)
     _deliver(store, [difference.write for _, difference in differences])
     still = {(d.source, d.partition, d.seq): d for d in select(store, Selection(discarded=True))}
     dead_still = [still[k] for k in new if k in still]
@@ -162,15 +163,15 @@ def _deliver(store: Store, writes: Sequence[Write]) -> None:
 
 def discard(store: Store, selection: Selection) -> int:
     """Give letters up; a key of a fold that waits for one goes on without it in the next run. Returns how many they are."""
-    _go_on(store, select(store, selection), skip=True)
+    with store.transaction():
+        _go_on(store, select(store, selection), skip=True)
     return dead_letters.discard(store, selection)
 
 
 def _go_on(store: Store, letters: Sequence[Letter], *, skip: bool) -> int:
-    """Let keys of folds go on that wait for some letters."""
+    """Let keys of folds go on that wait for some letters. In the caller's transaction."""
     failed = {(x.view, x.partition, x.seq) for x in letters if x.reason == REASON and x.view is not None}
-    with store.transaction():
-        return go_on(store.con, failed, skip=skip) if failed else 0
+    return go_on(store.con, failed, skip=skip) if failed else 0
 
 
 def _sentences(flows: Sequence[Flow], ends: Ends) -> list[tuple[str, str]]:

@@ -168,6 +168,27 @@ def test_what_a_redrive_gives_a_sink_is_given_once(tmp_path: Path) -> None:
     assert all(check.ok for check in verify([flow], store))
 
 
+def test_a_key_that_waits_goes_on_beside_a_record_that_comes_back(tmp_path: Path) -> None:
+    flow, store, fails = mg.Flow("f"), tmp_path / "s.duckdb", [True]
+
+    def count(state: int, seen: dict[str, Any]) -> int:
+        if seen["n"] == 0 and fails[0]:
+            raise ValueError("not yet")
+        return state + 1
+
+    events = mg.memory([event("a", 1, n=0), event("b", 2), b"{", event("c", 100)])
+    flow.read(source(events)).order(by="key").fold(by="key", initial=0, apply=count).materialize("counts")
+    mg.run([flow], store)
+    assert sorted(letter.reason for letter in letters(store)) == ["not folded", "not json"]
+    fix(store, f"'{json.dumps(event('m', 3))}'", reason="not json")
+    done = engine.redrive([flow], Selection(), store)
+    assert done is not None and (done.applied, done.waiting) == (1, 1)
+    fails[0] = False
+    events.feed(event("d", 200))
+    mg.run([flow], store)
+    assert rows(store, "SELECT state FROM counts") == [("4",)] and not letters(store)
+
+
 # -- formats ------------------------------------------------------------------------------------------------------------------
 
 KIND = {"id": "VARCHAR NOT NULL", "at": "TIMESTAMP", "key": "VARCHAR", "n": "INTEGER"}
