@@ -17,7 +17,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ from typing import Any, Protocol
 from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import notations
 from merganser.schema.notations import ENDINGS, Notated
+from merganser.schema.references import Reference, texts
 
 log = logging.getLogger("merganser.registry")
 
@@ -185,17 +186,18 @@ class Registry:
                 raise StoppedError
 
     def _whole(self, path: str) -> dict[str, Any]:
-        """A schema, and the texts of all that it refers to."""
+        """A schema, and the texts of all that it refers to: before each, those that it refers to itself."""
         found = self._get(path)
         texts: dict[str, str] = {}
-        waiting = list(found.get("references", ()))
-        while waiting:
-            reference = waiting.pop()
-            if reference["name"] not in texts:
-                subject = urllib.parse.quote(reference["subject"], safe="")
-                inner = self._get(f"/subjects/{subject}/versions/{reference['version']}")
-                texts[reference["name"]] = inner["schema"]
-                waiting += inner.get("references", ())
+
+        def add(references: Sequence[Any]) -> None:
+            for reference in references:
+                if reference["name"] not in texts:
+                    inner = self._get(f"{_path(reference['subject'])}/versions/{reference['version']}")
+                    add(inner.get("references") or ())
+                    texts[reference["name"]] = inner["schema"]
+
+        add(found.get("references") or ())
         return {"schema": found["schema"], "schemaType": found.get("schemaType", "AVRO"), "texts": texts}
 
     def _notated(self, found: dict[str, Any], what: str) -> Notated:
@@ -222,7 +224,7 @@ class Registry:
             if not found:
                 raise UsageError(f"{self.folder / subject} has no versions (v1.avsc, v2.avsc, …)")
             return found
-        return sorted(self._asked(lambda: self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions")))
+        return sorted(self._asked(lambda: self._get(f"{_path(subject)}/versions")))
 
     def version(self, subject: str, number: int) -> Notated:
         """One version of a subject."""
@@ -231,8 +233,13 @@ class Registry:
             if path is None:
                 raise UsageError(f"{self.folder / subject} has no version {number}; it has {self.versions(subject)}")
             return notations.read(path)
-        path_ = f"/subjects/{urllib.parse.quote(subject, safe='')}/versions/{number}"
-        found = self._asked(lambda: self._whole(path_))
+        kept = f"{urllib.parse.quote(subject, safe='')}@{number}"
+        try:
+            found = self._keep(kept, self._asked(lambda: self._whole(f"{_path(subject)}/versions/{number}")))
+        except UsageError:
+            found = self._kept(kept)
+            if found is None:
+                raise
         return self._notated(found, f"version {number} of {subject}")
 
     def register(self, subject: str, path: Path) -> int:
@@ -244,35 +251,55 @@ class Registry:
             number = max(known, default=0) + 1
             target = self.folder / subject / f"v{number}{ending}"
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(path.read_text())
+            whole = read.written.text if read.notation == "avro" and read.references else path.read_text()
+            target.write_text(whole)  # what it refers to may change later, a version may not
             return number
-        kind = next(k for k, v in TYPES.items() if v == read.notation)
-        body = {"schema": path.read_text(), "schemaType": kind}
-        found = self._asked(lambda: self._get(f"/subjects/{urllib.parse.quote(subject, safe='')}/versions", body))
-        return int(found["id"])
+        ask = lambda: self._register(subject, self._body(read.notation, path.read_text(), read.references))  # noqa: E731 # asked later
+        return int(self._asked(ask))
 
-    def id_of(self, subject: str, notation: str, schema: str) -> int:
+    def id_of(self, subject: str, notation: str, schema: str, references: Sequence[Reference] = ()) -> int:
         """The id of a schema under a subject, which is registered if it is not yet. Kept on disk as ``by_id`` is.
 
         Raises UsageError: the registry is away, or will not have the schema.
         """
-        told = hashlib.sha256(f"{notation}\0{subject}\0{schema}".encode()).hexdigest()[:32]
+        told = "\0".join((notation, subject, schema, *texts(references).values()))
+        told = hashlib.sha256(told.encode()).hexdigest()[:32]
         kept = self._kept(f"{told}.id")
         if kept is not None:
             return int(kept)
-        kind = next(k for k, v in TYPES.items() if v == notation)
-        body = {"schema": schema} | ({} if kind == "AVRO" else {"schemaType": kind})
-        path = f"/subjects/{urllib.parse.quote(subject, safe='')}"
         try:
-            found = self._get(path, body)
-        except DeniedError:  # not known there yet
-            found = self._asked(lambda: self._get(f"{path}/versions", body))
+            body = self._body(notation, schema, references)
+            try:
+                number = int(self._get(_path(subject), body)["id"])
+            except DeniedError:  # not known there yet
+                number = self._register(subject, body)
+        except DeniedError as error:
+            raise UsageError(f"the schema registry {self.where} says: {error}") from None
         except UnreachableError as error:
             raise UsageError(
                 f"the schema registry {self.where} cannot be asked for the id of {subject!r}: {error}. Nothing was written; start"
                 " it, or mend its address, and run again"
             ) from None
-        return int(self._keep(f"{told}.id", int(found["id"])))
+        return int(self._keep(f"{told}.id", number))
+
+    def _register(self, subject: str, body: dict[str, Any]) -> int:
+        """The id of a schema, now a version of the subject."""
+        return int(self._get(f"{_path(subject)}/versions", body)["id"])
+
+    def _body(self, notation: str, schema: str, references: Sequence[Reference]) -> dict[str, Any]:
+        """How a schema is sent. What it refers to is registered before, each under its own name, as Confluent's clients do."""
+        kind = next(k for k, v in TYPES.items() if v == notation)
+        body: dict[str, Any] = {"schema": schema} | ({} if kind == "AVRO" else {"schemaType": kind})
+        for reference in references:
+            inner = self._body(notation, reference.text, reference.references)
+            try:
+                found = self._get(_path(reference.name), inner)
+            except DeniedError:
+                self._register(reference.name, inner)
+                found = self._get(_path(reference.name), inner)
+            told = {"name": reference.name, "subject": reference.name, "version": found["version"]}
+            body.setdefault("references", []).append(told)
+        return body
 
     def _asked(self, ask: Callable[[], Any]) -> Any:
         """What people are told if the registry does not answer as they hoped."""
@@ -316,6 +343,10 @@ class Registry:
             if isinstance(reason, ssl.SSLCertVerificationError):
                 raise RefusedError(f"its certificate is not trusted ({reason.verify_message}); name who signed it by ca=") from None
             raise UnreachableError(str(reason)) from None
+
+
+def _path(subject: str) -> str:
+    return f"/subjects/{urllib.parse.quote(subject, safe='')}"
 
 
 def _plain(secret: str | Secret) -> str:

@@ -95,7 +95,8 @@ def _answer(served: Served, path: str, login: str | None, body: Any) -> tuple[in
     if body is not None and len(parts) == 2:  # is it there?
         asked = (body["schema"], body.get("schemaType", "AVRO"))
         known = [n for n in versions if (served.schemas[n]["schema"], served.schemas[n].get("schemaType", "AVRO")) == asked]
-        return (200, {"id": known[0]}) if known else (404, {"error_code": 40403, "message": "Schema not found"})
+        found = {"id": known[0], "version": versions.index(known[0]) + 1} if known else None
+        return (200, found) if found else (404, {"error_code": 40403, "message": "Schema not found"})
     if body is not None:
         return 200, {"id": served.add(parts[1], body["schema"], body.get("schemaType", "AVRO"), body.get("references"))}
     if not versions:

@@ -13,6 +13,7 @@ import trustme
 
 from merganser.errors import FlowError, SourceError, UsageError
 from merganser.registry import DeniedError, registry
+from merganser.schema import notations
 from merganser.schema.avro import declared, parse
 from merganser.schema.protobuf import compiled_text
 from merganser.schema.protobuf import declared as declared_message
@@ -54,6 +55,107 @@ def test_protobuf_with_references_by_a_real_registry(apicurio: Apicurio, tmp_pat
     raw = framed(number, b"\0" + order.kind(id="a", n=5).SerializeToString())
     decoded = decode("protobuf", registry(apicurio.url, cache=tmp_path), declared_message(order, "t"), [raw])
     assert decoded.table.to_pylist() == [{"id": "a", "n": 5, "_seq": 10}]
+
+
+CURRENCY = {"type": "enum", "name": "Currency", "namespace": "shop", "symbols": ["EUR", "USD"]}
+PRICE = {
+    "type": "record", "name": "Price", "namespace": "shop",
+    "fields": [{"name": "units", "type": "long"}, {"name": "in", "type": "shop.Currency"}],
+}  # fmt: skip
+LINES = {"type": "array", "items": "Price"}
+ORDER = {
+    "type": "record", "name": "Order", "namespace": "shop",
+    "fields": [
+        {"name": "id", "type": "string"}, {"name": "total", "type": ["null", "Price"]}, {"name": "lines", "type": LINES},
+        {"name": "paid", "type": "Currency"},
+    ],
+}  # fmt: skip
+WHOLE = json.loads(json.dumps(ORDER).replace('"Price"', json.dumps(PRICE).replace('"shop.Currency"', json.dumps(CURRENCY)), 1))
+"""The same with every type where it stands first."""
+BOUGHT = {"id": "a", "total": {"units": 5, "in": "USD"}, "lines": [{"units": 5, "in": "USD"}], "paid": "EUR"}
+
+
+def refer(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "subject": name, "version": 1} for name in names]
+
+
+def test_avro_with_references_by_a_real_registry(apicurio: Apicurio, tmp_path: Path) -> None:
+    """Of two levels; read again without the registry."""
+    apicurio.add("shop.Currency", json.dumps(CURRENCY))
+    apicurio.add("shop.Price", json.dumps(PRICE), references=refer("shop.Currency"))
+    number = apicurio.add(subject(), json.dumps(ORDER), references=refer("shop.Price", "shop.Currency"))
+    reader = declared(parse(WHOLE, "reader"), "reader")
+    for url in (apicurio.url, None):
+        reg = registry(apicurio.url, cache=tmp_path)
+        if url is None:  # nobody may be asked any more
+            object.__setattr__(reg, "_get", None)
+        decoded = decode("avro", reg, reader, [framed(number, datum(WHOLE, BOUGHT))])
+        assert decoded.table.to_pylist() == [BOUGHT | {"_seq": 10}]
+
+
+def write_avro(folder: Path) -> Path:
+    for name, tree in (("shop.Currency", CURRENCY), ("shop.Price", PRICE), ("order", ORDER)):
+        (folder / f"{name}.avsc").write_text(json.dumps(tree))
+    return folder / "order.avsc"
+
+
+def write_proto(folder: Path) -> Path:
+    (folder / "common").mkdir()
+    (folder / "common/currency.proto").write_text('syntax = "proto3"; package shop; enum Currency { EUR = 0; USD = 1; }')
+    (folder / "common/price.proto").write_text(
+        'syntax = "proto3"; package shop; // import "nothing.proto";\nimport public "common/currency.proto";\n'
+        "message Price { int64 units = 1; Currency in = 2; }"
+    )
+    (folder / "order.proto").write_text(
+        'syntax = "proto3"; package shop; import "common/price.proto"; import "google/protobuf/timestamp.proto";\n'
+        "message Order { string id = 1; Price total = 2; google.protobuf.Timestamp at = 3; }"
+    )
+    return folder / "order.proto"
+
+
+@pytest.mark.parametrize("make", [write_avro, write_proto])
+def test_what_a_schema_refers_to_is_registered_before_it(apicurio: Apicurio, tmp_path: Path, make: Any) -> None:
+    """Under its own name, as Confluent's clients do; what is known there already, and the same, once."""
+    name, path = subject(), make(tmp_path)
+    read = notations.read(path)
+    for _ in range(2):
+        done = call("schema", "register", name, str(path), "--registry", apicurio.url)
+        assert done.returncode == 0, done.stderr
+    number = int(done.stdout.split()[-1])
+    reg = registry(apicurio.url, cache=tmp_path / "cache")
+    assert reg.id_of(name, read.notation, path.read_text(), read.references) == number
+    assert reg.by_id(number).declared("t").columns == read.declared("t").columns
+    assert reg.version(name, 1).declared("t").columns == read.declared("t").columns
+    told = apicurio.ask(f"/subjects/{name}/versions/1")["references"]
+    assert [r["name"] for r in told] == [r.name for r in read.references] and all(r["subject"] == r["name"] for r in told)
+    assert call("schema", "diff", f"{name}@1", str(path), "--registry", apicurio.url).stdout.startswith("the same columns")
+
+
+def test_a_version_that_was_looked_up_needs_no_registry_again(tmp_path: Path) -> None:
+    with serving() as served:
+        served.add("orders-value", json.dumps(V1))
+        reg = registry(served.url, cache=tmp_path)
+        found = reg.version("orders-value", 1)
+        served.down = True
+        assert reg.version("orders-value", 1) == found
+        with pytest.raises(UsageError, match="cannot be reached"):
+            reg.version("orders-value", 2)
+
+
+def test_references_that_are_not_there(tmp_path: Path) -> None:
+    path = write_avro(tmp_path)
+    (tmp_path / "shop.Currency.avsc").unlink()
+    with pytest.raises(FlowError, match=r"refers to shop\.Currency, and there is no file shop\.Currency\.avsc beside it"):
+        notations.read(path)
+    (tmp_path / "shop.Currency.avsc").write_text(json.dumps(ORDER | {"name": "Currency"}))
+    with pytest.raises(FlowError, match=r"refers to shop\.Price, which refers to it"):
+        notations.read(path)
+    folder = registry(tmp_path)
+    write_avro(tmp_path)
+    assert folder.register("orders", path) == 1
+    for name in ("shop.Price", "shop.Currency"):
+        (tmp_path / f"{name}.avsc").unlink()  # what a version is does not change with them
+    assert folder.version("orders", 1).declared("t").columns == declared(parse(WHOLE, "t"), "t").columns
 
 
 def test_the_commands_with_a_real_registry(apicurio: Apicurio, tmp_path: Path) -> None:

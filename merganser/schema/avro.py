@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,7 @@ import fastavro.schema
 
 from merganser.errors import FlowError
 from merganser.schema import Schema
+from merganser.schema.references import whole
 
 PRIMITIVES: dict[str, str] = {
     "null": "VARCHAR",
@@ -116,15 +117,22 @@ class AvroSchema:
         return int.from_bytes(bytes.fromhex(fastavro.schema.fingerprint(canonical, "CRC-64-AVRO")), "little")
 
 
-def parse(text: Any, at: str) -> AvroSchema:
-    """A schema from its JSON, as text or parsed. ``at``: where it stands, for messages. Raises FlowError."""
+def parse(text: Any, at: str, references: Iterable[str] = ()) -> AvroSchema:
+    """A schema from its JSON, as text or parsed. ``at``: where it stands, for messages. Raises FlowError.
+
+    ``references``: the texts of the schemas whose types it has by name; before each, those that it refers to itself.
+    """
     if isinstance(text, (str, bytes)):
         try:
             text = json.loads(text)
         except ValueError as error:
             raise FlowError(f"{at} is no JSON: {error}") from None
+    known: dict[str, Any] = {}
     try:
-        parsed = fastavro.schema.parse_schema(text)
+        for reference in references:
+            fastavro.schema.parse_schema(json.loads(reference), named_schemas=known)
+        parsed = fastavro.schema.parse_schema(text, named_schemas=known)
+        parsed = whole(parsed, known) if references else parsed
     except Exception as error:
         raise FlowError(f"{at} is no Avro schema: {type(error).__name__} {error}") from None
     if isinstance(parsed, dict):

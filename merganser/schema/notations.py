@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from merganser.errors import FlowError
 from merganser.schema import Schema, avro, json_schema
+from merganser.schema.references import Reference, of_file, texts
 
 ENDINGS = {".avsc": "avro", ".proto": "protobuf", ".schema.json": "json"}
 """File name ending to notation."""
@@ -20,6 +21,8 @@ class Notated:
 
     notation: str
     written: Any
+    references: tuple[Reference, ...] = ()
+    """What a file refers to."""
 
     def declared(self, at: str) -> Schema:
         """The columns of a source that has this schema. Raises FlowError."""
@@ -40,18 +43,19 @@ def read(spec: str | Path) -> Notated:
         raise FlowError(f"there is no schema file {path} (looked in {Path.cwd()})")
     notation = next((n for ending, n in ENDINGS.items() if path.name.endswith(ending)), None)
     if notation == "protobuf":
-        return Notated(notation, protobuf_needed(str(path)).load(path, message or None, str(path)))
+        return Notated(notation, protobuf_needed(str(path)).load(path, message or None, str(path)), of_file(path, notation))
     if notation is None:
         raise FlowError(
             f"schema file {path}: known are .avsc (Avro), .proto (Protocol Buffers) and .schema.json (JSON Schema)"
         )
-    return parse(notation, path.read_text(), str(path))
+    references = of_file(path, notation)
+    return replace(parse(notation, path.read_text(), str(path), texts(references)), references=references)
 
 
 def parse(notation: str, text: str, at: str, references: dict[str, str] | None = None) -> Notated:
-    """A schema from its text. ``references``: the texts that a ``.proto`` imports, by name. Raises FlowError."""
+    """A schema from its text. ``references``: the texts that it refers to, by name, see ``references.texts``. Raises FlowError."""
     if notation == "avro":
-        return Notated(notation, avro.parse(text, at))
+        return Notated(notation, avro.parse(text, at, (references or {}).values()))
     if notation == "protobuf":
         return Notated(notation, protobuf_needed(at).compiled_text(text, references or {}, at))
     try:

@@ -5,6 +5,7 @@ The compiler is Google's own, as the package ``grpcio-tools`` has it: users need
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 import tempfile
@@ -106,13 +107,14 @@ def compiled_text(text: str, references: dict[str, str], at: str) -> Message:
     """The first message of a schema that is text, with the texts that it imports by name."""
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        for name, content in {**references, "schema.proto": text}.items():
+        own = next(name for n in itertools.count() if (name := f"schema{n or ''}.proto") not in references)
+        for name, content in {**references, own: text}.items():
             path = (root / name).resolve()
             if not path.is_relative_to(root.resolve()):
                 raise FlowError(f"{at}: an import named {name!r} leaves its folder")
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
-        return load(root / "schema.proto", None, at)
+        return load(root / own, None, at)
 
 
 def _protoc(root: Path, path: Path) -> tuple[bytes | None, str]:
@@ -174,11 +176,6 @@ def index_of(message: Message) -> list[int]:
         path.insert(0, [d.full_name for d in siblings].index(descriptor.full_name))
         descriptor = within
     return path
-
-
-def imports(message: Message) -> list[str]:
-    """The files that a message's own file imports, but for Google's."""
-    return [d.name for d in message.descriptor.file.dependencies if not d.name.startswith("google/protobuf/")]
 
 
 # -- messages to columns ------------------------------------------------------------------------------------------------

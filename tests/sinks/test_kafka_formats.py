@@ -83,3 +83,30 @@ def test_a_registry_gives_the_id_that_stands_in_front(kafka: Kafka, tmp_path: Pa
         served.down = True
         mg.run([flow], tmp_path / "again.duckdb")
         assert served.subjects[f"{topic}-x"] == [1] and len(served.asked) > asked
+
+
+def test_a_schema_that_refers_to_others(kafka: Kafka, tmp_path: Path) -> None:
+    """A registry has each by itself; in a file stands the whole."""
+    (tmp_path / "ids.proto").write_text('syntax = "proto3"; package shop; message Unused {}')
+    (tmp_path / "row.proto").write_text(PROTO.replace(";", '; import "ids.proto";', 1))
+    tree = json.loads(json.dumps(AVRO))
+    tree["fields"][0]["type"] = {"type": "array", "items": "shop.Id"}
+    inner = {"type": "record", "name": "Id", "namespace": "shop", "fields": [{"name": "x", "type": "int"}]}
+    (tmp_path / "shop.Id.avsc").write_text(json.dumps(inner))
+    (tmp_path / "row.avsc").write_text(json.dumps(tree))
+    with serving() as served:
+        registry = mg.registry(served.url, cache=tmp_path / "cache")
+        topic, _ = written(kafka, tmp_path, f"{tmp_path}/row.proto#Row", format="protobuf", registry=registry)
+        assert served.subjects == {"ids.proto": [1], f"{topic}-value": [2]}
+        assert served.schemas[2]["references"] == [{"name": "ids.proto", "subject": "ids.proto", "version": 1}]
+        flow = mg.Flow("f")
+        stream = flow.read(source([event("a", 0, n=1)])).select(id="[{'x': n}]", n="n")
+        topic = kafka.topic(1)
+        sinks = {"t": mg.kafka(topic, brokers=kafka.plain, format="avro", registry=registry), "o": mg.files(tmp_path / "o-*.avro")}
+        for name, sink in sinks.items():
+            stream.write(sink, name=name, schema=tmp_path / "row.avsc")
+        mg.run([flow], tmp_path / "u.duckdb")
+        assert served.subjects["shop.Id"] == [3] and served.schemas[4]["references"][0]["name"] == "shop.Id"
+        (path,) = tmp_path.glob("o-*.avro")
+        assert list(fastavro.reader(io.BytesIO(path.read_bytes()))) == [{"id": [{"x": 1}], "n": 1}]
+        assert [m.value()[:5] for m in kafka.read(topic)] == [b"\0\0\0\0\4"]

@@ -25,6 +25,7 @@ from merganser.codecs.encoding.pieces import Trouble, as_array, encoded_long, jo
 from merganser.codecs.framing import HEAD
 from merganser.registry import Registry
 from merganser.schema import Schema
+from merganser.schema.references import Reference
 
 MAX_BATCH = 64 << 20
 """Bytes of rows that are encoded together at most, far below what an Arrow array can hold."""
@@ -45,6 +46,8 @@ class Encoding:
     notation: str | None = None
     registry: Registry | None = field(default=None, compare=False)
     subject: str | None = None
+    references: tuple[Reference, ...] = field(default=(), compare=False)
+    """What the schema refers to, which the registry has to know before."""
     given: bool = False
     """Whether the schema was declared, not derived from the columns."""
 
@@ -124,7 +127,8 @@ def _frame(encoding: Encoding) -> bytes:
     if encoding.registry is None or encoding.subject is None or encoding.notation is None:
         return b""
     kind = "protobuf" if encoding.format == "protobuf" else "avro" if encoding.format == "avro" else "json"
-    head = b"\0" + encoding.registry.id_of(encoding.subject, kind, encoding.notation).to_bytes(HEAD - 1, "big")
+    number = encoding.registry.id_of(encoding.subject, kind, encoding.notation, encoding.references)
+    head = b"\0" + number.to_bytes(HEAD - 1, "big")
     if kind != "protobuf":
         return head
     from merganser.schema.protobuf import index_of

@@ -12,6 +12,7 @@ from merganser.codecs.encoding import Encoding, fitting, text
 from merganser.errors import FlowError
 from merganser.registry import Registry
 from merganser.schema import Schema, avro, notations, writing
+from merganser.schema.references import Reference, of_file
 from merganser.schema.types import SqlType, parse
 
 
@@ -32,7 +33,7 @@ def declared(
     name = writing.title(name) if re.match("[A-Za-z]", name) else "Event"
     schema = Schema.declare(spec) if given else Schema.of((n, fitting.plain(t), False) for n, t in columns.items())
     what = f"schema {str(spec).partition('#')[0]!r}" if isinstance(spec, (str, Path)) else "the schema"
-    made = Encoding(format, schema, None, registry, subject, given)
+    made = Encoding(format, schema, None, registry, subject, given=given)
     if format in ("avro", "avro-single-object"):
         made = _in_avro(made, spec, name)
     elif format == "protobuf":
@@ -55,9 +56,17 @@ def _source(spec: Any, ending: str) -> str | None:
     return Path(path).read_text()
 
 
+def _references(spec: Any, ending: str) -> tuple[Reference, ...]:
+    """What a schema file refers to, if it is of this notation."""
+    return () if _source(spec, ending) is None else of_file(Path(str(spec).partition("#")[0]), notations.ENDINGS[ending])
+
+
 def _in_avro(made: Encoding, spec: Any, name: str) -> Encoding:
     if isinstance(made.target.written, avro.AvroSchema):
-        return replace(made, notation=_source(spec, ".avsc") or made.target.written.text)
+        own, references = _source(spec, ".avsc"), _references(spec, ".avsc")
+        if own is None or (references and made.registry is None):  # files have all types in their header
+            return replace(made, notation=made.target.written.text)
+        return replace(made, notation=own, references=references)
     _check_names(made.target, "Avro")
     notation = writing.write(made.target, "avro", name).text
     return replace(made, target=avro.declared(avro.parse(notation, "the schema of these columns"), "write()"), notation=notation)
@@ -66,9 +75,7 @@ def _in_avro(made: Encoding, spec: Any, name: str) -> Encoding:
 def _in_protobuf(made: Encoding, spec: Any, name: str) -> Encoding:
     protobuf = notations.protobuf_needed("format='protobuf'")
     if isinstance(made.target.written, protobuf.Message):
-        if made.registry is not None and (others := protobuf.imports(made.target.written)):
-            raise FlowError(f"schema {spec}: it imports {', '.join(others)}; a schema for a registry must stand in one file")
-        return replace(made, notation=_source(spec, ".proto"))
+        return replace(made, notation=_source(spec, ".proto"), references=_references(spec, ".proto"))
     _check_names(made.target, "Protocol Buffers")
     _check_protobuf(made.target)
     notation = writing.write(made.target, "protobuf", name).text
