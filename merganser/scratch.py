@@ -6,13 +6,14 @@ import os
 import sys
 import threading
 from functools import cache
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
 CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "autoinstall_known_extensions": False,
-    "autoload_known_extensions": False,  # an ICU that loads itself would bring the machine's time zone into results
+    "autoload_known_extensions": False,
     "python_enable_replacements": False,  # a table that is not there is not a Python variable that happens to be
 }
 
@@ -27,15 +28,22 @@ def lower_priority(niceness: int, thread: int | None = None) -> None:
         os.setpriority(os.PRIO_PROCESS, thread or threading.get_native_id(), niceness)
 
 
+def instance(path: str | Path = ":memory:", **config: str | bool | int | float | list[str]) -> duckdb.DuckDBPyConnection:
+    """An instance of DuckDB as all of merganser's are: what it answers depends on no setting of the machine."""
+    con = duckdb.connect(str(path), config={**CONFIG, **config})
+    con.execute("SET GLOBAL TimeZone = 'UTC'")  # or the days, hours and texts of a TIMESTAMPTZ are those of where it runs
+    return con
+
+
 @cache
-def _instance() -> duckdb.DuckDBPyConnection:
+def _shared() -> duckdb.DuckDBPyConnection:
     # One thread: those that run queries here are workers already.
-    return duckdb.connect(config={**CONFIG, "threads": 1})
+    return instance(threads=1)
 
 
 def scratch() -> duckdb.DuckDBPyConnection:
     """A connection to the one instance, for one thread. What is registered in a connection is seen there only."""
-    return _instance().cursor()
+    return _shared().cursor()
 
 
 class Query:

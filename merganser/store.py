@@ -27,7 +27,7 @@ from merganser.clock import MIN_TIME
 from merganser.codecs import Place
 from merganser.codecs.mending import Mended
 from merganser.errors import StoreError, StoreInUseError, UsageError
-from merganser.scratch import CONFIG, lower_priority
+from merganser.scratch import instance, lower_priority
 from merganser.sql import literal
 
 FORMAT = 1
@@ -143,12 +143,12 @@ class Store:
             raise UsageError(f"there is no store {self.path}; `merganser run FLOW.py --store {self.path}` makes one")
         if isinstance(self.path, Path) and not self.path.parent.is_dir():
             raise UsageError(f"cannot make the store {self.path}: there is no folder {self.path.parent}")
-        config = {**CONFIG, "threads": max(1, _cores() - workers)}
+        config: dict[str, Any] = {"threads": max(1, _cores() - workers)}
         if memory_limit:
             config["memory_limit"] = memory_limit
         if isinstance(self.path, Path):
             config["temp_directory"] = f"{self.path}.tmp"
-        self.con = _instance_for_many(config) if shared else duckdb.connect(config=config)
+        self.con = _instance_for_many(config) if shared else instance(**config)
         try:
             self._attach(read_only)
         except BaseException:
@@ -313,7 +313,7 @@ def _instance_for_many(config: dict[str, Any]) -> duckdb.DuckDBPyConnection:
     A thread has the priority of the one that starts it, so that is one of a lower priority.
     """
     with ThreadPoolExecutor(1, "merganser-store", initializer=lower_priority, initargs=(HELPERS,)) as starter:
-        return starter.submit(duckdb.connect, config={**config, "scheduler_process_partial": True}).result()
+        return starter.submit(instance, **config, scheduler_process_partial=True).result()
 
 
 def _cannot_open(path: Path | str, error: duckdb.Error) -> StoreError | UsageError:

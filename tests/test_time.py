@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -65,3 +69,24 @@ def test_windows_that_cannot_be(make, says: str) -> None:
     with pytest.raises(mg.FlowError, match=says) as caught:
         make()
     assert "test_time.py" in str(caught.value)
+
+
+ANYWHERE = """
+import sys
+import merganser as mg
+
+source = mg.source("e", mg.memory([{"t": "2026-01-01T03:00:00Z"}]), schema={"t": "TIMESTAMPTZ"}, time="t", lateness=None)
+flow = mg.Flow("f")
+flow.read(source).derive(hour="hour(t)", day="date_trunc('day', t)::TIMESTAMP", text="t::VARCHAR").materialize("v")
+mg.run([flow], sys.argv[1])
+print(mg.connect(sys.argv[1]).sql("SELECT *, t::DATE AS date, hour(t) AS asked FROM v").fetchall())
+"""
+
+
+def test_what_a_time_is_does_not_depend_on_where_the_flow_runs(tmp_path: Path) -> None:
+    def answer(zone: str) -> str:
+        command = [sys.executable, "-c", ANYWHERE, str(tmp_path / f"{len(zone)}.duckdb")]
+        return subprocess.run(command, env=os.environ | {"TZ": zone}, capture_output=True, text=True, check=True).stdout
+
+    there = answer("America/New_York")
+    assert there == answer("UTC") and "2026-01-01 03:00:00+00" in there

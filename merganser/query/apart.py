@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from merganser.errors import QueryError
 from merganser.query.caps import BATCH_ROWS, Limits, write
-from merganser.scratch import CONFIG
+from merganser.scratch import instance
 from merganser.sql import literal, quote
 
 MEMORY = min(1 << 30, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8)
@@ -183,7 +183,7 @@ def main() -> None:
 
 
 def _answered(asked: dict[str, Any], out: IO[bytes]) -> tuple[int, str | None]:
-    con = duckdb.connect(config={**CONFIG, "threads": 1, "memory_limit": f"{asked['memory'] // 2}B"})
+    con = instance(threads=1, memory_limit=f"{asked['memory'] // 2}B")
     os.nice(NICE)
     resource.setrlimit(resource.RLIMIT_DATA, (asked["memory"],) * 2)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -8,13 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import duckdb
 import pyarrow.parquet
 
 from merganser.errors import StoreInUseError
 from merganser.query.caps import LONGEST
 from merganser.query.connection import Connection, connect
-from merganser.scratch import CONFIG
+from merganser.scratch import instance
 from merganser.sql import literal, quote
 from merganser.store import Store
 
@@ -44,7 +43,7 @@ def copy(connection: Connection, views: Sequence[str], path: Path, *, books: boo
     columns = types.fetchall()
     # As old versions of DuckDB write files, since what reads snapshots brings one of its own, if it can hold the columns.
     storage = "v1.5.0" if any("VARIANT" in kind for *_, kind in columns) else "v1.0.0"
-    with duckdb.connect(config=CONFIG) as con:
+    with instance() as con:
         con.execute(f"ATTACH {literal(str(path))} AS snapshot (STORAGE_VERSION '{storage}'); USE snapshot")
         for (schema, name), rows in zip(wanted, tables):
             declared = ", ".join(f"{quote(c)} {kind}" for s, t, c, kind in columns if (s, t) == (schema, name))

@@ -26,7 +26,7 @@ from merganser.plan import Aggregated, Changes, Final, Materialize, Write
 from merganser.query.connection import connect
 from merganser.query.snapshot import copy
 from merganser.schema.types import parse
-from merganser.scratch import CONFIG
+from merganser.scratch import instance
 from merganser.sql import quote
 from merganser.store import Store
 from merganser.verify.batch import Batch
@@ -94,7 +94,7 @@ def _checks(
 
 def _check(store: Store, view: Materialize, path: Path) -> ViewCheck:
     cohort = int(store.value("SELECT cohort FROM merganser.views WHERE view = ? AND status <> 'building'", [view.name]))
-    with duckdb.connect(str(path), config=CONFIG) as con:
+    with instance(path) as con:
         relations, closing = load(con, store, view, cohort)
         batch = Batch(con, relations, closing, skipped(store, view, cohort), resumed(store, view, cohort))
         con.execute(f"CREATE TABLE expected AS {batch.content(view)}")
