@@ -1,8 +1,8 @@
 """Takes aggregate expressions apart into calls that can be kept incrementally, and says how each is finished.
 
 ``round(sum(a) / count(*), 2)`` has two calls. A call is kept either as an exported state (``EXPORT_STATE``,
-``combine``, ``finalize``), or, where DuckDB 2.0.0 cannot export a state or loses DISTINCT in it, as a table of (group,
-value, how often). ``RULES`` in aggregate_rules.py says which; what is not there is refused, since only what the tests
+``combine``, ``finalize``), or, where DuckDB cannot export a state, as for DISTINCT, as a table of (group, value, how
+often). ``RULES`` in aggregate_rules.py says which; what is not there is refused, since only what the tests
 have proved is sure to survive splitting, storing and merging.
 
 A result must be a pure function of the rows, not of their order. So ties have a rule of their own:

@@ -35,6 +35,12 @@ UNSTABLE = frozenset(("current_localtime", "current_localtimestamp", "current_da
 STABLE = frozenset(("error",))
 """VOLATILE in DuckDB only so that it is not computed ahead: fails the same way for the same row."""
 
+ZONED = (
+    "stability = 'CONSISTENT_WITHIN_QUERY' AND parameter_types <> []"
+    " AND regexp_matches(list_append(parameter_types, return_type)::VARCHAR, 'TIME ZONE|TIMESTAMPTZ')"
+)
+"""Functions of ``duckdb_functions()`` whose answer depends on the time zone besides, which is UTC in all of merganser's DuckDBs."""
+
 SCHEMAS = frozenset(("main", "pg_catalog", "information_schema", "system", "temp"))
 """What may stand before a function's dot and is no column: ``main.lower(x)``, in contrast to ``x.lower()``."""
 
@@ -64,8 +70,8 @@ class Binder:
         self._stability: dict[str, set[str]] = {}
         self._macros: dict[str, list[tuple[list[str], str]]] = {}
         for name, kind, stability, parameters, body in self._con.execute(
-            "SELECT function_name, function_type, stability, parameters, macro_definition FROM duckdb_functions()"
-            " WHERE function_type IN ('aggregate', 'scalar', 'macro')"
+            f"SELECT function_name, function_type, CASE WHEN {ZONED} THEN 'CONSISTENT' ELSE stability END, parameters,"
+            " macro_definition FROM duckdb_functions() WHERE function_type IN ('aggregate', 'scalar', 'macro')"
         ).fetchall():
             if kind == "aggregate":
                 self.aggregates.add(name)

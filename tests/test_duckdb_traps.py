@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,12 +23,37 @@ def con() -> duckdb.DuckDBPyConnection:
     return duckdb.connect()
 
 
+JOINS_ON_ROWID = """
+import duckdb
+
+con = duckdb.connect(config={"threads": 1})
+con.execute("CREATE TABLE v (x BIGINT)")
+for at in range(0, 40_000, 1000):
+    con.execute("BEGIN")
+    con.execute(f"INSERT INTO v FROM range({at}, {at + 1000})")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE gone AS SELECT rowid AS row FROM v WHERE x < {at + 500}")
+    con.execute("DELETE FROM v WHERE rowid IN (FROM gone)")
+    found = con.execute("SELECT count(*), min(x), max(x) FROM v").fetchall()
+    assert found == [(500, at + 500, at + 999)], found
+    con.execute("COMMIT")
+"""
+
+
+def test_a_join_on_the_numbers_of_rows_reads_and_writes_within_its_vectors() -> None:
+    """Why DuckDB is 2.0.1 or later. In 2.0.0 the filter that a hash join gives to the scan of its other side (a prefix range
+    filter) looks at a vector beyond its rows. Where a table has rows from before and of this transaction, whose numbers are 2**55
+    apart, that takes other rows, or writes over what is not its own: wrong values, internal errors, segmentation faults, in any
+    SELECT, DELETE or MERGE. It is https://github.com/duckdb/duckdb/pull/25378; `SET disabled_optimizers = 'join_filter_pushdown'`
+    does without such filters.
+    """
+    done = subprocess.run([sys.executable, "-c", JOINS_ON_ROWID], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("call", ["count(DISTINCT x)", "sum(DISTINCT x)", "list(DISTINCT x ORDER BY x)"])
-def test_a_state_loses_distinct(call: str, con: duckdb.DuckDBPyConnection) -> None:
-    con.execute(f"CREATE TABLE s AS SELECT {call} EXPORT_STATE AS state FROM (VALUES (1), (1), (2)) t(x)")
-    con.execute(f"INSERT INTO s SELECT {call} EXPORT_STATE FROM (VALUES (1), (2)) t(x)")
-    whole = con.execute(f"SELECT {call} FROM (VALUES (1), (1), (2), (1), (2)) t(x)").fetchall()
-    assert con.execute("SELECT finalize(combine_aggr(state)) FROM s").fetchall() != whole
+def test_a_state_cannot_keep_distinct(call: str, con: duckdb.DuckDBPyConnection) -> None:
+    with pytest.raises(duckdb.BinderException, match="not supported for DISTINCT"):
+        con.execute(f"SELECT {call} EXPORT_STATE FROM (VALUES (1)) t(x)")
     assert all(c.kind == "values" for c in analyse("n", call, {"x": "INTEGER"}).calls)
 
 
@@ -87,14 +114,6 @@ def test_a_time_without_zone_drops_the_zone_of_its_text(con: duckdb.DuckDBPyConn
     line = b'{"t": "2026-01-01T00:00:00+02:00"}\n'
     found = JsonCodec(schema).decode(Chunk("s", "0", 0, 1, Place("f", 0, 1), Lines.of(line), {}, len(line))).table["t"]
     assert found.to_pylist() == [datetime.datetime(2025, 12, 31, 22)]
-
-
-def test_try_does_not_hold_what_stands_twice(con: duckdb.DuckDBPyConnection) -> None:
-    """Why checks use TRY_CAST: a common subexpression is computed before TRY looks."""
-    con.execute("CREATE TABLE t AS SELECT 'x' AS n")
-    assert con.execute("SELECT TRY(n::DOUBLE) FROM t").fetchall() == [(None,)]
-    with pytest.raises(duckdb.ConversionException):
-        con.execute("SELECT TRY(n::DOUBLE = trunc(n::DOUBLE)) FROM t")
 
 
 def test_an_error_may_be_cut_in_the_middle_of_a_character(con: duckdb.DuckDBPyConnection) -> None:

@@ -33,7 +33,6 @@ def rule(column: Column, careful: bool = True) -> Rule:
     if kind in LARGE:  # text, since a DOUBLE cannot hold every one
         return Rule("VARCHAR", f"{{}}::{kind}", "NOT contains({}, '.')")
     if kind in SMALL and careful:
-        # Not TRY around casts: DuckDB 2.0.0 computes what stands twice in an expression once, outside of its TRY.
         return Rule("VARCHAR", f"{{}}::DOUBLE::{kind}", "TRY_CAST({} AS DOUBLE) = trunc(TRY_CAST({} AS DOUBLE))")
     if kind in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
         return Rule("DOUBLE", f"{{}}::{kind}", "{} = trunc({})")

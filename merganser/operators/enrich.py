@@ -34,8 +34,6 @@ class AsOfStep:
         self.versions = f"{STATE}.{quote(table + '_versions')}"
         self._come = 0
         """Versions since the last ones were taken out."""
-        self._past = MIN_TIME
-        """Every row to come is at or behind it, and so were those of earlier epochs."""
 
     @property
     def tables(self) -> list[str]:
@@ -51,8 +49,6 @@ class AsOfStep:
 
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.enrich")
-        if self._come >= PRUNE:
-            self._prune(con)
         (left, mine), (right, others) = (self._on_time(con, i, rows, epoch) for i, rows in enumerate(inputs))
         if others:
             con.execute(f"INSERT INTO {self.versions} {others}")
@@ -68,7 +64,8 @@ class AsOfStep:
             con.execute(f"DROP TABLE _ready; DELETE FROM {self.held} WHERE _time < {closing}")
         if mine:
             con.execute(f"INSERT INTO {self.held} SELECT * FROM ({mine}) WHERE _time >= {closing}")
-        self._past = min(epoch.closings)
+        if self._come >= PRUNE:
+            self._prune(con, min(epoch.closings))
         return Emitted((left, right), out)
 
     def _on_time(self, con: duckdb.DuckDBPyConnection, side: int, rows: Rows | None, epoch: Epoch) -> tuple[Outcome, str]:
@@ -101,17 +98,12 @@ class AsOfStep:
         tied = f", {', '.join(quote(name) for name in right.columns)}" if right.ambiguous else ""
         return f"_time DESC, _part DESC, _seq DESC{tied}"
 
-    def _prune(self, con: duckdb.DuckDBPyConnection) -> None:
-        """Take out the versions that have a newer one which every row to come is behind.
-
-        Before the epoch's own are put in: DuckDB 2.0.0 may take out other rows, or crash, where a DELETE with a join meets both
-        rows from before and rows of its own transaction.
-        """
+    def _prune(self, con: duckdb.DuckDBPyConnection, until: int) -> None:
+        """Take out the versions that have a newer one which every row to come is behind."""
         keys = ", ".join(quote(b) for _, b in self.node.on)
         con.execute(
             f"DELETE FROM {self.versions} WHERE rowid IN (SELECT _row FROM (SELECT rowid AS _row, row_number() OVER"
-            f" (PARTITION BY {keys} ORDER BY {self._newest()}) AS _n FROM {self.versions} WHERE _time <= {self._past})"
-            " WHERE _n > 1)"
+            f" (PARTITION BY {keys} ORDER BY {self._newest()}) AS _n FROM {self.versions} WHERE _time <= {until}) WHERE _n > 1)"
         )
         self._come = 0
 

@@ -115,11 +115,7 @@ class SessionStep(AggregateStep):
         ended = f"_e <= {closing}"
         self._put(con, self._finished(self.open, ended, 'true'))
         for table in self.values.values():
-            # Not by a DELETE with a join: DuckDB 2.0.0 may take out other rows, or crash, where it meets both rows from before
-            # and rows of this transaction.
-            going = f"(FROM {self.open} WHERE {ended}) o ON {same(self.keys, 'v', 'o')}"
-            con.execute(f"CREATE OR REPLACE TEMP TABLE _staying AS SELECT v.* FROM {table} v ANTI JOIN {going}")
-            con.execute(f"DELETE FROM {table}")
-            con.execute(f"INSERT INTO {table} FROM _staying")
-            con.execute("DROP TABLE _staying")
+            con.execute(
+                f"DELETE FROM {table} v WHERE EXISTS (FROM {self.open} o WHERE {ended} AND {same(self.keys, 'v', 'o')})"
+            )
         con.execute(f"DELETE FROM {self.open} WHERE {ended}")
