@@ -18,7 +18,8 @@ import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from merganser.errors import MerganserError, SourceError, UsageError
+from merganser.errors import SourceError, UsageError
+from merganser.sources.databases import AwayError
 
 if TYPE_CHECKING:
     import psycopg
@@ -34,10 +35,6 @@ SELECT virtualtransaction FROM pg_locks JOIN pg_database d ON d.oid = database A
 WHERE locktype = 'relation' AND relation = %s::regclass AND granted
 AND mode IN ('RowExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock', 'AccessExclusiveLock')
 """
-
-
-class AwayError(MerganserError):
-    """The database cannot be reached now."""
 
 
 class Log(Protocol):

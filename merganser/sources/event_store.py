@@ -25,8 +25,9 @@ from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import Schema
 from merganser.secrets import Secret
 from merganser.sources import Position
-from merganser.sources.event_logs import AwayError, Log, Row, application_log, postgres_log, sqlite_log
-from merganser.sources.turns import Turns
+from merganser.sources.databases import DatabaseReader
+from merganser.sources.event_logs import Log, Row, application_log, postgres_log, sqlite_log
+from merganser.sources.turns import Turns, Whole
 
 if TYPE_CHECKING:
     from eventsourcing.application import Application
@@ -71,7 +72,7 @@ def event_store(
 
 
 @dataclass(frozen=True, slots=True)
-class EventStore:
+class EventStore(Whole):
     """The connector to an event store; see ``event_store``."""
 
     in_order: ClassVar[bool] = True
@@ -113,9 +114,6 @@ class EventStore:
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: EventStoreReader(self, source, position, follow, accept_gap))
 
-    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
-        return None
-
     def moved(self, old: Position | None, new: Position) -> Position:
         before, now = old.get("types") if old else new.get("types"), new.get("types")
         if before != now:
@@ -125,29 +123,21 @@ class EventStore:
             )
         return new
 
-    def replayed(self, begin: str) -> EventStore:
-        raise UsageError(f"a replay from {begin} is for Kafka; an event store has all of its events, so rebuild the view")
-
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
         return StoredEventsCodec(schema)
 
-    def total_bytes(self) -> int | None:
-        return None
 
-
-class EventStoreReader:
+class EventStoreReader(DatabaseReader[Log]):
     """Reads a notification log from a position on."""
-
-    immutable = False
 
     def __init__(self, store: EventStore, source: str, position: Position | None, follow: bool, accept_gap: bool) -> None:
         position = position or {}
-        self._store, self._source, self._follow, self._accept_gap = store, source, follow, accept_gap
+        super().__init__(source, follow)
+        self._store, self._accept_gap = store, accept_gap
         self._id: int = position.get("id", 0)
         self._last: str | None = position.get("last")
         self._skipped: int = position.get("skipped", 0)
         self._gaps: list[list[Any]] = list(position.get("gaps", []))
-        self._log: Log | None = None
         self._end: int | None = None
         """Where a run that does not follow ends."""
         self._size = 4096.0
@@ -156,49 +146,19 @@ class EventStoreReader:
         """Up to this id, ids that are not there will never be."""
         self._unsettled: tuple[int, frozenset[str], float] | None = None
         """Up to which id it is not known yet, the transactions that were at work then, and since when."""
-        self._away = False
-        self._again = 0.0
-        """When to try again to reach a store that is away."""
 
     @property
     def finished(self) -> bool:
         return self._end is not None and self._id >= self._end
 
-    def close(self) -> None:
-        if self._log is not None:
-            self._log.close()
-            self._log = None
-
-    def read(self, max_bytes: int) -> Chunk | None:
-        if self._away and time.monotonic() < self._again:
-            return None
-        try:
-            opened = self._opened()
-            if opened is None or self.finished:
-                return None
-            chunk = self._read(opened, max_bytes)
-        except AwayError as error:
-            if not self._follow or (self._log is None and not self._away):
-                raise SourceError(f"source {self._source!r}: {error}") from None
-            if not self._away:
-                log.warning("source %r: %s; trying again until it is there", self._source, error)
-            self._away, self._again = True, time.monotonic() + 1.0
-            self.close()
-            return None
-        self._away = False
-        return chunk
-
-    def _opened(self) -> Log | None:
+    def _open(self) -> Log | None:
         """The log; None as long as there is no store, while following: its application makes it with its first event."""
-        if self._log is None:
-            try:
-                self._log = self._store.log()
-            except UsageError:
-                if not self._follow or self._id:
-                    raise
-                return None
-            self._begin(self._log)
-        return self._log
+        try:
+            return self._store.log()
+        except UsageError:
+            if not self._follow or self._id:
+                raise
+            return None
 
     def _begin(self, opened: Log) -> None:
         """Find out where a run that does not follow ends, and whether the events can be read at all."""

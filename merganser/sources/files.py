@@ -30,7 +30,7 @@ from merganser.sources.columnar import ColumnarFile
 from merganser.sources.containers import ContainerFile
 from merganser.sources.delimited import DelimitedFile
 from merganser.sources.text import TextFile
-from merganser.sources.turns import Turns
+from merganser.sources.turns import Turns, Whole
 
 HEAD = 1024
 """Bytes at the beginning of a file that tell it from another of the same name."""
@@ -116,7 +116,7 @@ def _bytes(size: int | str) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Files:
+class Files(Whole):
     """The connector to files; see ``files``."""
 
     in_order: ClassVar[bool] = False
@@ -169,15 +169,6 @@ class Files:
 
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: FilesReader(self, source, partition, position, follow))
-
-    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
-        return None
-
-    def moved(self, old: Position | None, new: Position) -> Position:
-        return new
-
-    def replayed(self, begin: str) -> Files:
-        raise UsageError(f"a replay from {begin} needs a log that knows times and offsets, as Kafka does; use rebuild for files")
 
     def metadata(self, schema: Schema) -> dict[str, str]:
         return dict.fromkeys(self.versions, "INTEGER")

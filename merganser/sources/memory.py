@@ -12,7 +12,7 @@ from merganser.codecs.json import JsonCodec, Lines
 from merganser.errors import UsageError
 from merganser.schema import Schema
 from merganser.sources import Position
-from merganser.sources.turns import Turns
+from merganser.sources.turns import Turns, Whole
 
 Record = bytes | Mapping[str, Any]
 
@@ -29,7 +29,7 @@ def _line(record: Record) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class Memory:
+class Memory(Whole):
     """The connector to events in memory; see ``memory``."""
 
     in_order: ClassVar[bool] = False
@@ -54,15 +54,6 @@ class Memory:
 
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: MemoryReader(self.lines[partition], source, partition, position, follow))
-
-    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
-        return None
-
-    def moved(self, old: Position | None, new: Position) -> Position:
-        return new
-
-    def replayed(self, begin: str) -> Memory:
-        raise UsageError(f"a replay from {begin} needs a log that knows times and offsets, as Kafka does; use rebuild for memory")
 
     def metadata(self, schema: Schema) -> dict[str, str]:
         return {}

@@ -24,9 +24,9 @@ from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import Schema
 from merganser.secrets import Secret
 from merganser.sources import Position
-from merganser.sources.event_logs import AwayError
+from merganser.sources.databases import AwayError, DatabaseReader
 from merganser.sources.event_store import without_password
-from merganser.sources.turns import Turns
+from merganser.sources.turns import Turns, Whole
 
 if TYPE_CHECKING:
     import psycopg
@@ -70,7 +70,7 @@ def outbox(
 
 
 @dataclass(frozen=True, slots=True)
-class Outbox:
+class Outbox(Whole):
     """The connector to an outbox table; see ``outbox``."""
 
     in_order: ClassVar[bool] = False
@@ -103,17 +103,8 @@ class Outbox:
         """The beginning, knowing what was read: rows that were deleted since would be missing."""
         return {"read": max(positions, key=lambda p: int(p["n"]))} if positions else None
 
-    def moved(self, old: Position | None, new: Position) -> Position:
-        return new
-
-    def replayed(self, begin: str) -> Outbox:
-        raise UsageError(f"a replay from {begin} is for Kafka; an outbox table is read as a whole, so rebuild the view")
-
     def codec(self, schema: Schema, time: str | None = None) -> Codec:
         return JsonCodec(schema)
-
-    def total_bytes(self) -> int | None:
-        return None
 
 
 class Table:
@@ -225,51 +216,30 @@ class Table:
         self._con.close()
 
 
-class OutboxReader:
+class OutboxReader(DatabaseReader[Table]):
     """Reads an outbox table from a position on."""
-
-    immutable = False
 
     def __init__(self, outbox: Outbox, source: str, position: Position | None, follow: bool, accept_gap: bool) -> None:
         position = position or {}
-        self._outbox, self._source, self._follow, self._accept_gap = outbox, source, follow, accept_gap
+        super().__init__(source, follow)
+        self._outbox, self._accept_gap = outbox, accept_gap
         self._after: tuple[int, str] | None = (position["xid"], position["id"]) if "xid" in position else None
         self._n: int = position.get("n", 0)
         self._read_before: Position | None = position.get("read")
         self._of: str | None = position.get("of") or (self._read_before or {}).get("of")
-        self._table: Table | None = None
         self._until: int | None = None
         """Where a run that does not follow ends: what was settled when it began."""
         self._done = False
-        self._again = 0.0
-        self._away = False
 
     @property
     def finished(self) -> bool:
         return self._done
 
-    def close(self) -> None:
-        if self._table is not None:
-            self._table.close()
-            self._table = None
+    def _open(self) -> Table:
+        return Table(self._outbox)
 
-    def read(self, max_bytes: int) -> Chunk | None:
-        if self._done or time.monotonic() < self._again:
-            return None
-        try:
-            if self._table is None:
-                self._table = Table(self._outbox)
-                self._begin(self._table)
-            rows = self._table.read(self._after, self._until, TAKE if max_bytes >= 1 << 20 else max(1, max_bytes // 100))
-        except AwayError as error:
-            if not self._follow or (self._table is None and not self._away):
-                raise SourceError(f"source {self._source!r}: {error}") from None
-            if not self._away:
-                log.warning("source %r: %s; trying again until it is there", self._source, error)
-            self._away, self._again = True, time.monotonic() + 1.0
-            self.close()
-            return None
-        self._away = False
+    def _read(self, table: Table, max_bytes: int) -> Chunk | None:
+        rows = table.read(self._after, self._until, TAKE if max_bytes >= 1 << 20 else max(1, max_bytes // 100))
         if not rows:
             self._again = time.monotonic() + POLL
             self._done = not self._follow

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,12 +11,12 @@ import pyarrow as pa
 from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.columnar import ColumnarCodec
 from merganser.schema import Schema
-from merganser.sources import Connector, Position
-from merganser.sources.turns import Turns
+from merganser.sources import Connector
+from merganser.sources.turns import Turns, Whole
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class Rows(Whole):
     """The connector to tables."""
 
     in_order: ClassVar[bool] = False
@@ -34,12 +34,6 @@ class Rows:
 
     def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
         return Turns(lambda partition, position: _RowsReader(self.tables[partition], source, partition))
-
-    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> None:
-        return None
-
-    def moved(self, old: Position | None, new: Position) -> Position:
-        return new
 
     def replayed(self, begin: str) -> Rows:
         return self

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol, Self
 
 from merganser.codecs import Chunk
+from merganser.errors import UsageError
 from merganser.sources import Position
 
 
@@ -25,6 +26,24 @@ class PartitionReader(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+class Whole:
+    """What connectors to logs have in common in which no place is known but those that were come to."""
+
+    __slots__ = ()
+
+    def origin(self, positions: Sequence[Position], *, late: bool = False, whole: bool = False) -> Position | None:
+        return None
+
+    def moved(self, old: Position | None, new: Position) -> Position:
+        return new
+
+    def replayed(self, begin: str) -> Self:
+        raise UsageError(f"a replay from {begin} needs a log that knows times and offsets, as Kafka does; rebuild the view instead")
+
+    def total_bytes(self) -> int | None:
+        return None
 
 
 class Turns:
