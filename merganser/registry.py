@@ -18,6 +18,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -71,6 +72,26 @@ def until(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         _stop.reset(before)
+
+
+def _until_stopped(fetch: Callable[[], Any]) -> Any:
+    """What ``fetch`` returns or raises. It may hang, so it is left alone when the run is asked to end: a StoppedError."""
+    stop = _stop.get()
+    if stop is None:
+        return fetch()
+    found: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(fetch())
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=work, name="merganser-registry", daemon=True).start()
+    while not wait([found], 0.05).done:
+        if stop.is_set():
+            raise StoppedError
+    return found.result()
 
 
 class RefusedError(UnreachableError):
@@ -172,7 +193,7 @@ class Registry:
         began, said = time.monotonic(), False
         while True:
             try:
-                return fetch()
+                return _until_stopped(fetch)
             except UnreachableError as error:
                 if isinstance(error, RefusedError) or time.monotonic() - began > patience:
                     raise SourceError(

@@ -23,6 +23,8 @@ class Served:
     """``user:password``, or the whole of what Authorization must be where it begins with Bearer."""
     down: bool = False
     """Answer 503 to everything."""
+    hung: threading.Event | None = None
+    """Answer nothing before this is set."""
     subjects: dict[str, list[int]] = field(default_factory=dict)
     schemas: dict[int, dict[str, Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -52,6 +54,9 @@ def serving(tls: ssl.SSLContext | None = None) -> Iterator[Served]:
 
         def _answer(self, body: Any) -> None:
             served.asked.append(self.path)
+            if served.hung is not None:
+                served.hung.wait()
+                return
             code, answer = _answer(served, self.path, self.headers.get("Authorization"), body)
             data = json.dumps(answer).encode()
             self.send_response(code)

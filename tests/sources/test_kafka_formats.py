@@ -19,6 +19,7 @@ import merganser as mg
 from merganser import dead_letters, engine
 from merganser.dead_letters import Selection
 from merganser.errors import FlowError
+from merganser.registry import TIMEOUT
 from merganser.schema.avro import parse
 from merganser.schema.protobuf import compiled_text
 from merganser.store import Store
@@ -75,8 +76,9 @@ def test_avro_by_a_registry_while_its_schema_evolves(kafka: Kafka, tmp_path: Pat
         assert all(check.ok for check in verify([flow], store))
 
 
-def test_a_run_that_waits_for_a_registry_ends_when_it_is_asked_to(kafka: Kafka, tmp_path: Path) -> None:
-    """At the first signal; what it waited with is read by the next run, once."""
+@pytest.mark.parametrize("hung", [False, True])
+def test_a_run_that_waits_for_a_registry_ends_when_it_is_asked_to(kafka: Kafka, tmp_path: Path, hung: bool) -> None:
+    """At the first signal, whether the registry is away or says nothing; what it waited with is read by the next run, once."""
     topic, store = kafka.topic(), tmp_path / "s.duckdb"
     (tmp_path / "order.avsc").write_text(json.dumps(V2))
     with serving() as served:
@@ -86,19 +88,24 @@ def test_a_run_that_waits_for_a_registry_ends_when_it_is_asked_to(kafka: Kafka, 
         flow = mg.Flow("f")
         flow.read(mg.source("orders", connector, schema=tmp_path / "order.avsc", time="at")).materialize("kept")
         kafka.send(topic, *(framed(number, V1, {"id": f"a{i}", "at": i}) for i in range(3)))
-        served.down = True
+        served.down, served.hung = not hung, threading.Event() if hung else None
+        moments = []
 
         def interrupt() -> None:
-            while len(served.asked) < 2:
+            while len(served.asked) < 2 - hung:
                 time.sleep(0.01)  # there is nothing to wait on but what was asked
+            moments.append(time.monotonic())
             os.kill(os.getpid(), signal.SIGINT)
 
         thread = threading.Thread(target=interrupt)
         thread.start()
         report = mg.run([flow], store)
         thread.join()
+        assert time.monotonic() - moments[0] < TIMEOUT / 2
         assert report.stopped and rows(store, "SELECT count(*) FROM kept") == [(0,)]
-        served.down = False
+        if served.hung is not None:
+            served.hung.set()
+        served.down, served.hung = False, None
         mg.run([flow], store)
         assert rows(store, "SELECT id FROM kept ORDER BY id") == [("a0",), ("a1",), ("a2",)]
         balanced(store)
