@@ -1,6 +1,6 @@
 """Lanes: what Bytewax calls partitions. Bytewax lists them once, so each may read several source partitions.
 
-Errors never go through Bytewax, which would print a panic of its own: they are kept in the run, and the lane ends.
+Errors never go through Bytewax, which would print a panic of its own: they are kept in the run, and the lanes end.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ class Shared:
     stop: threading.Event
     committed: Callable[[], Mapping[tuple[str, str], Position]]
     """By source and partition the position that the store has come to; a new mapping after each commit."""
-    fail: Callable[[BaseException], None]
+    end: Callable[[BaseException], None]
+    """End the run with an error, once what was read before is committed."""
     accept_gap: bool = False
     pending: bool = False
     """Whether the store has rows that are not committed."""
@@ -80,7 +81,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         try:
             chunks = self._read()
         except BaseException as error:
-            self._shared.fail(error)
+            self._shared.end(error)
             raise StopIteration from None
         self._idle = not chunks
         if chunks:
@@ -134,7 +135,14 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         nbytes = 0
         most = self._shared.chunks * self._shared.chunk_bytes
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
-        while nbytes < most and (chunk := self._reader.read(self._shared.chunk_bytes)) is not None:
+        while nbytes < most:
+            try:
+                chunk = self._reader.read(self._shared.chunk_bytes)
+            except BaseException as error:
+                self._shared.end(error)
+                return chunks
+            if chunk is None:
+                break
             chunks.append(chunk)
             nbytes += chunk.nbytes
             self._shared.read_to[chunk.source, chunk.partition] = chunk.end

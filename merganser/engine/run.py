@@ -183,7 +183,7 @@ class Job:
         self.committer = Committer(store, cohorts, self.progressed, self.failed, self.delivery, letters)
         self.shared = Shared(
             follow, chunk_bytes, workers, self._start_of, self.progressed, threading.Event(),
-            lambda: self.committer.committed, self.fail, accept_gap,
+            lambda: self.committer.committed, self.end, accept_gap,
         )  # fmt: skip
         self._there: set[tuple[str, str]] = set()
         """The partitions (of a source) there were when the run began."""
@@ -225,7 +225,7 @@ class Job:
                 self._flow()
             finally:
                 stopped = self.stop.is_set()
-                if self.failure is None and not self.failed.is_set():
+                if not self.failed.is_set():
                     self._cut(last=True)
                 try:
                     self.committer.finish()
@@ -243,6 +243,12 @@ class Job:
         if self.failure is None:
             self.failure = error
         self.failed.set()
+        self.shared.stop.set()
+
+    def end(self, error: BaseException) -> None:
+        """Remember the first error and end the run as when it is stopped: what was read before it is committed."""
+        if self.failure is None:
+            self.failure = error
         self.shared.stop.set()
 
     # -- the dataflow ---------------------------------------------------------------------------------------------

@@ -114,28 +114,33 @@ class ContainerFile:
             if len(head) < 4:
                 raise EOFError
             if head != MAGIC:
-                raise SourceError(f"{self._name} is no Avro container file: it begins with {head!r}, not with {MAGIC!r}")
+                raise _DamagedError(f"it begins with {head!r}, not with {MAGIC!r}")
             meta = self._metadata()
             sync = self._take(16)
+            codec = meta.get("avro.codec", b"null").decode("utf-8", "replace")
+            if codec not in CODECS:
+                raise _DamagedError(f"it is compressed with {codec!r}; known are {', '.join(CODECS)}")
+            writer = avro.parse(meta.get("avro.schema", b""), "the schema in its header")
         except EOFError:
             if last and os.fstat(self._raw.fileno()).st_size:
-                raise SourceError(f"{self._name} is cut off within its header; bring back the whole file") from None
+                raise self._unreadable("it is cut off within its header") from None
             return False
         except _DamagedError as error:
-            raise SourceError(f"{self._name} is damaged: in its header, {error.detail}") from None
-        codec = meta.get("avro.codec", b"null").decode("utf-8", "replace")
-        if codec not in CODECS:
-            raise SourceError(f"{self._name} is compressed with {codec!r}; known are {', '.join(CODECS)}")
-        try:
-            writer = avro.parse(meta.get("avro.schema", b""), f"the schema in {self._name}")
+            raise self._unreadable(error.detail) from None
         except FlowError as error:
-            raise SourceError(error.message) from None
+            raise self._unreadable(error.message) from None
         self._header = writer, CODECS[codec], sync
         if self._byte:
             self._raw.seek(self._byte)
         else:
             self._byte = self._raw.tell()
         return True
+
+    def _unreadable(self, why: str) -> SourceError:
+        return SourceError(
+            f"{self._name} cannot be read as an Avro container file: {why}. None of its records was taken, and all before it are"
+            " kept; put the whole file in its place, or take it away, and run again"
+        )
 
     def _metadata(self) -> dict[str, bytes]:
         meta: dict[str, bytes] = {}
@@ -149,7 +154,7 @@ class ContainerFile:
                 try:
                     meta[key.decode()] = value
                 except UnicodeDecodeError:
-                    raise SourceError(f"{self._name} is damaged: a key in its header ({key[:40]!r}) is no text") from None
+                    raise _DamagedError(f"a key in its header ({key[:40]!r}) is no text") from None
         return meta
 
     def _refused(self, writer: avro.AvroSchema, sync: bytes, error: _DamagedError | EOFError, last: bool) -> Piece | None:

@@ -452,7 +452,7 @@ def test_a_record_without_an_end_takes_the_rest_of_its_block_along(tmp_path: Pat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: b"Obj\x02" + c[4:], "is no Avro container file"),
+        (lambda c: b"Obj\x02" + c[4:], "cannot be read as an Avro container file: it begins with"),
         (lambda c: c[:20], "cut off within its header"),
         (lambda c: c.replace(b"\x08null", b"\x08nule"), "is compressed with 'nule'; known are null, deflate"),
     ],

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import fastavro
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
@@ -185,3 +187,43 @@ def test_what_cannot_be_read_at_all(tmp_path: Path) -> None:
         mg.files("data/orders.xml")
     with pytest.raises(mg.FlowError, match="partition_by"):
         mg.files("data/*.jsonl", partition_by="day")
+
+
+def _avro(path: Path, *numbers: int) -> bytes:
+    kinds = {"type": "record", "name": "R", "fields": [{"name": "id", "type": "long"}, {"name": "name", "type": "string"}]}
+    with path.open("wb") as out:
+        fastavro.writer(out, kinds, [{"id": n, "name": "x"} for n in numbers])
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("damage", "why"),
+    [
+        (lambda raw: b"PAR1" + raw[4:], "it begins with b'PAR1', not with b'Obj"),
+        (lambda raw: raw[:40], "it is cut off within its header"),
+        (lambda raw: raw.replace(b'"record"', b'"recipe"'), "the schema in its header is no Avro schema"),
+        (lambda raw: raw.replace(b"\x08null", b"\x08lzma"), "it is compressed with 'lzma'; known are null, deflate"),
+        (lambda raw: raw.replace(b"avro.codec", b"avro.code\xff"), "a key in its header .* is no text"),
+        (lambda raw: raw[:4] + b"\xff" * 12 + raw[16:], "there is a number of more than ten bytes"),
+    ],
+)
+@pytest.mark.parametrize("partition_by", [None, "file"])
+@pytest.mark.parametrize("mended", [True, False])
+def test_an_avro_file_with_a_damaged_header(
+    damage: Callable[[bytes], bytes], why: str, partition_by: str | None, mended: bool, tmp_path: Path
+) -> None:
+    """What was read before is kept, of other partitions too; the run goes on once the file is whole, or gone."""
+    _avro(tmp_path / "a.avro", 1, 2)
+    whole = _avro(tmp_path / "b.avro", 3)
+    (tmp_path / "b.avro").write_bytes(damage(whole))
+    if partition_by is None:
+        _avro(tmp_path / "c.avro", 4)  # behind it in the log
+    for _ in range(2):
+        with pytest.raises(mg.SourceError, match=rf"b\.avro cannot be read as an Avro container file: {why}.*; put the whole file"):
+            _run(tmp_path, "*.avro", partition_by=partition_by)
+        assert rows(tmp_path / "s.duckdb", "SELECT id FROM v ORDER BY id") == [(1,), (2,)]
+    if mended:
+        (tmp_path / "b.avro").write_bytes(whole)
+    else:
+        (tmp_path / "b.avro").unlink()
+    assert _run(tmp_path, "*.avro", partition_by=partition_by) == [1, 2] + [3] * mended + [4] * (partition_by is None)
