@@ -141,7 +141,8 @@ class Step(Protocol):
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None: ...
 
-    def load(self, con: duckdb.DuckDBPyConnection) -> None: ...
+    def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        return  # for steps that keep nothing in memory
 
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted: ...
 
@@ -155,7 +156,7 @@ class Table(Step, Protocol):
 
     def live_sql(self) -> str:
         """The same of those rows alone that an epoch may change, but for closed windows that it hands on."""
-        ...
+        return self.view_sql()
 
 
 def released(con: duckdb.DuckDBPyConnection, name: str, columns: Columns, sql: str) -> Rows | None:
@@ -187,6 +188,21 @@ def keep_late(
             f" FROM {rows.relation} CROSS JOIN (VALUES {names}) v(view) WHERE {late}"
         )
     return count
+
+
+def on_time(
+    con: duckdb.DuckDBPyConnection, node: Node, views: Sequence[str], rows: Rows | None, epoch: Epoch, *, policy: str
+) -> tuple[Outcome, str]:
+    """What became of the new rows at a node, and SQL for those that are on time; empty if there are none.
+
+    A row is late if its own partition's watermark is past its time; only events can be.
+    """
+    if rows is None or not rows.count:
+        return Outcome(), ""
+    late = keep_late(con, node, views, rows, "_time < _wm", epoch, policy=policy) if node.events else 0
+    names = ", ".join(quote(name) for name in node.columns)
+    sql = f"SELECT {names}, {PART}::VARCHAR AS _part, _seq, _time FROM {rows.relation} WHERE _time >= _wm"
+    return Outcome(applied=rows.count - late, late=late), sql
 
 
 def events(node: Node, relation: str, condition: str = "true") -> str:

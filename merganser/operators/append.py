@@ -7,12 +7,12 @@ from collections.abc import Sequence
 import duckdb
 
 from merganser import faults
-from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, Table
 from merganser.plan import Columns
 from merganser.sql import quote
 
 
-class AppendStep:
+class AppendStep(Table):
     """Keeps one table of the stream's columns; append only."""
 
     def __init__(self, columns: Columns, table: str) -> None:
@@ -25,12 +25,6 @@ class AppendStep:
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         con.execute(f"CREATE TABLE {self.table} ({', '.join(f'{quote(n)} {t}' for n, t in self.columns.items())})")
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
-    def live_sql(self) -> str:
-        return self.view_sql()
 
     def view_sql(self) -> str:
         return f"SELECT * FROM {self.table}"

@@ -16,7 +16,7 @@ import duckdb
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, Table, keep_late, released
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, Step, Table, on_time, released
 from merganser.plan import AsOf, Enriched
 from merganser.sql import quote
 
@@ -24,7 +24,7 @@ PRUNE = 50_000
 """Rows of the other side that come before those which no row needs any more are taken out."""
 
 
-class AsOfStep:
+class AsOfStep(Step):
     """Keeps *held*: rows that still wait; and *versions*: the other side's rows that may still be needed."""
 
     def __init__(self, node: AsOf, table: str, views: Sequence[str]) -> None:
@@ -44,12 +44,11 @@ class AsOfStep:
             columns = ", ".join(f"{quote(name)} {kind}" for name, kind in node.columns.items())
             con.execute(f"CREATE TABLE {table} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT)")
 
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.enrich")
-        (left, mine), (right, others) = (self._on_time(con, i, rows, epoch) for i, rows in enumerate(inputs))
+        (left, mine), (right, others) = (
+            on_time(con, node, self.views, rows, epoch, policy=self.node.late) for node, rows in zip(self.node.inputs, inputs)
+        )
         if others:
             con.execute(f"INSERT INTO {self.versions} {others}")
             self._come += right.applied
@@ -67,17 +66,6 @@ class AsOfStep:
         if self._come >= PRUNE:
             self._prune(con, min(epoch.closings))
         return Emitted((left, right), out)
-
-    def _on_time(self, con: duckdb.DuckDBPyConnection, side: int, rows: Rows | None, epoch: Epoch) -> tuple[Outcome, str]:
-        """What became of a side's new rows, and SQL for those that are on time; empty if there are none."""
-        if rows is None or not rows.count:
-            return Outcome(), ""
-        node, late = self.node.inputs[side], 0
-        if node.events:
-            late = keep_late(con, node, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
-        names = ", ".join(quote(name) for name in node.columns)
-        sql = f"SELECT {names}, {PART}::VARCHAR AS _part, _seq, _time FROM {rows.relation} WHERE _time >= _wm"
-        return Outcome(applied=rows.count - late, late=late), sql
 
     def _matched(self) -> str:
         """The rows that have their turn, with the version of their key that was valid at their time."""
@@ -108,7 +96,7 @@ class AsOfStep:
         self._come = 0
 
 
-class EnrichedStep:
+class EnrichedStep(Table):
     """Keeps the rows of the stream; the other side's step keeps the rest."""
 
     def __init__(self, node: Enriched, table: str, other: Table) -> None:
@@ -122,12 +110,6 @@ class EnrichedStep:
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         columns = self.node.inputs[0].columns
         con.execute(f"CREATE TABLE {self.table} ({', '.join(f'{quote(n)} {t}' for n, t in columns.items())})")
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
-    def live_sql(self) -> str:
-        return self.view_sql()
 
     def view_sql(self) -> str:
         equal = " AND ".join(f"l.{quote(a)} = r.{quote(b)}" for a, b in self.node.on)

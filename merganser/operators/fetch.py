@@ -21,7 +21,7 @@ from merganser.asking import BAD_ANSWER, Answer, Failure, decoded
 from merganser.asking.asker import Asker
 from merganser.codecs import SEQ
 from merganser.codecs.json import JsonCodec
-from merganser.operators import PART, Emitted, Epoch, Outcome, Refusal, Rows, casts
+from merganser.operators import PART, Emitted, Epoch, Outcome, Refusal, Rows, Step, casts
 from merganser.operators.rowlocal import KEEP
 from merganser.plan import Fetch
 
@@ -29,7 +29,7 @@ Question = tuple[str, int]
 """A key as text, and the start of a stretch of event time."""
 
 
-class FetchStep:
+class FetchStep(Step):
     """Keeps answers where all steps find them, since they outlive a view."""
 
     def __init__(self, node: Fetch, table: str) -> None:
@@ -44,9 +44,6 @@ class FetchStep:
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
         pass  # merganser.answers is part of every store
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
 
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.fetch")

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from merganser import faults
 from merganser.errors import FlowError, UsageError
-from merganser.operators import STATE, Emitted, Epoch, Outcome, Refusal, Rows, one
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Refusal, Rows, Table, one
 from merganser.operators.history import History
 from merganser.plan import Columns, Fold
 from merganser.sql import literal, quote
@@ -47,7 +47,7 @@ class Turn:
     """Why the first of them failed."""
 
 
-class FoldStep:
+class FoldStep(Table):
     """Keeps *states*: key, state, ``seq`` of the last event in it; and *parked*: events that wait, and what is to be done."""
 
     def __init__(self, node: Fold, table: str, views: Sequence[str]) -> None:
@@ -72,12 +72,6 @@ class FoldStep:
         con.execute(f"CREATE TABLE {self.skipped} ({keys}, seq BIGINT)")
         if self.history:
             self.history.create(con)
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
-    def live_sql(self) -> str:
-        return self.view_sql()
 
     def view_sql(self) -> str:
         return f"SELECT {', '.join(quote(name) for name in self.node.columns)} FROM {self.states}"

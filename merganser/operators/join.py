@@ -15,12 +15,12 @@ import duckdb
 
 from merganser import faults
 from merganser.clock import MIN_TIME
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, keep_late, released
+from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, Step, on_time, released
 from merganser.plan import Columns, Join
 from merganser.sql import quote
 
 
-class JoinStep:
+class JoinStep(Step):
     """Keeps the rows of both sides that may still find partners; ``_met`` of a left row: whether it has found one."""
 
     def __init__(self, node: Join, table: str, views: Sequence[str]) -> None:
@@ -37,9 +37,6 @@ class JoinStep:
         for table, node in zip(self.sides, self.node.inputs):
             columns = ", ".join(f"{quote(name)} {kind}" for name, kind in node.columns.items())
             con.execute(f"CREATE TABLE {table} ({columns}, _part VARCHAR, _seq BIGINT, _time BIGINT, _met BOOLEAN)")
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
 
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.join")
@@ -61,16 +58,8 @@ class JoinStep:
 
     def _take(self, con: duckdb.DuckDBPyConnection, side: int, rows: Rows | None, epoch: Epoch) -> Outcome:
         """Put the new rows of a side that are on time into a table of their own."""
-        node, outcome = self.node.inputs[side], Outcome()
-        source = f"{self.sides[side]} LIMIT 0"
-        if rows is not None and rows.count:
-            late = 0
-            if node.events:
-                late = keep_late(con, node, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
-            outcome = Outcome(applied=rows.count - late, late=late)
-            names = ", ".join(quote(name) for name in node.columns)
-            items = f"{names}, {PART}::VARCHAR AS _part, _seq, _time, false AS _met"
-            source = f"(SELECT {items} FROM {rows.relation} WHERE _time >= _wm)"
+        outcome, mine = on_time(con, self.node.inputs[side], self.views, rows, epoch, policy=self.node.late)
+        source = f"(SELECT *, false AS _met FROM ({mine}))" if mine else f"{self.sides[side]} LIMIT 0"
         con.execute(f"CREATE OR REPLACE TEMP TABLE {self.news[side]} AS FROM {source}")
         return outcome
 

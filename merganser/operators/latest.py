@@ -14,7 +14,7 @@ import duckdb
 
 from merganser import faults
 from merganser.codecs.debezium import OP, Debezium
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, Table
 from merganser.plan import Latest
 from merganser.sql import quote
 
@@ -26,7 +26,7 @@ def identity(node: Latest) -> set[str | None]:
     return {*(node.input.declared(role) for role in ("id", "key", "time")), *source.around}
 
 
-class LatestStep:
+class LatestStep(Table):
     """Keeps one table: the columns, ``_time``, ``_part``, ``_seq`` of the last row of each key, and ``_deleted``."""
 
     def __init__(self, node: Latest, table: str) -> None:
@@ -48,12 +48,6 @@ class LatestStep:
         con.execute(
             f"CREATE TABLE {self.table} ({columns}, _time BIGINT, _part VARCHAR, _seq BIGINT, _deleted BOOLEAN)"
         )
-
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
-    def live_sql(self) -> str:
-        return self.view_sql()
 
     def view_sql(self) -> str:
         return f"SELECT {', '.join(self.columns)} FROM {self.table} WHERE NOT _deleted"

@@ -17,12 +17,12 @@ import duckdb
 from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.errors import FlowError
-from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, keep_late, released
+from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, Step, on_time, released
 from merganser.plan import Order
 from merganser.sql import quote
 
 
-class OrderStep:
+class OrderStep(Step):
     """Keeps *held*: rows that still wait; and *counted*: the last ``seq`` of each key, and as logged its partition."""
 
     def __init__(self, node: Order, table: str, views: Sequence[str]) -> None:
@@ -45,32 +45,23 @@ class OrderStep:
         keys = ", ".join(f"{quote(name)} {self.columns[name]}" for name in self.node.by)
         con.execute(f"CREATE TABLE {self.counted} ({keys}, _n BIGINT{', _home VARCHAR' if self.node.log else ''})")
 
-    def load(self, con: duckdb.DuckDBPyConnection) -> None:
-        pass  # nothing is kept in memory
-
     def apply(self, con: duckdb.DuckDBPyConnection, inputs: Sequence[Rows | None], epoch: Epoch) -> Emitted:
         faults.point("step.order")
         (rows,) = inputs
-        outcome = Outcome()
-        names = ", ".join(quote(name) for name in self.columns)
-        items = f"{names}, {PART}::VARCHAR AS _part, _seq, _time"
         if self.node.log:
+            names = ", ".join(quote(name) for name in self.columns)
+            items = f"{names}, {PART}::VARCHAR AS _part, _seq, _time"
             found = rows is not None and rows.count
             out = self._release(con, f"SELECT {items} FROM {rows.relation}") if rows is not None and found else None
             return Emitted((Outcome(applied=rows.count if rows else 0),), out)
-        closing = epoch.closings[0]
-        ready = [f"SELECT {items} FROM {self.held} WHERE _time < {closing}"]
-        if rows is not None and rows.count:
-            late = 0
-            if self.input.events:
-                late = keep_late(con, self.input, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
-            outcome = Outcome(applied=rows.count - late, late=late)
-            ready.append(f"SELECT {items} FROM {rows.relation} WHERE _time >= _wm AND _time < {closing}")
-        out = self._release(con, " UNION ALL ".join(ready)) if closing > MIN_TIME else None
+        closing, out = epoch.closings[0], None
+        outcome, mine = on_time(con, self.input, self.views, rows, epoch, policy=self.node.late)
         if closing > MIN_TIME:
+            ready = f"FROM {self.held} WHERE _time < {closing}"
+            out = self._release(con, f"{ready} UNION ALL FROM ({mine}) WHERE _time < {closing}" if mine else ready)
             con.execute(f"DELETE FROM {self.held} WHERE _time < {closing}")
-        if rows is not None and rows.count:
-            con.execute(f"INSERT INTO {self.held} SELECT {items} FROM {rows.relation} WHERE _time >= greatest(_wm, {closing})")
+        if mine:
+            con.execute(f"INSERT INTO {self.held} FROM ({mine}) WHERE _time >= {closing}")
         return Emitted((outcome,), out)
 
     def _release(self, con: duckdb.DuckDBPyConnection, ready: str) -> Rows | None:

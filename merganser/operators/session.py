@@ -16,7 +16,7 @@ import duckdb
 from merganser import faults
 from merganser.aggregates import Call
 from merganser.clock import MIN_TIME
-from merganser.operators import Epoch, Outcome, Rows, keep_late
+from merganser.operators import Epoch, Outcome, Rows, on_time
 from merganser.operators.aggregate import AggregateStep, same
 from merganser.sql import binder, quote
 from merganser.windows import Session
@@ -42,10 +42,7 @@ class SessionStep(AggregateStep):
         return f"SELECT {', '.join(items)} FROM {relation} WHERE {condition} GROUP BY {', '.join(self.keys)}"
 
     def _late(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> Outcome:
-        if not self.input.events:
-            return Outcome(applied=rows.count)
-        count = keep_late(con, self.input, self.views, rows, "_time < _wm", epoch, policy=self.node.late)
-        return Outcome(applied=rows.count - count, late=count)
+        return on_time(con, self.input, self.views, rows, epoch, policy=self.node.late)[0]
 
     def _take(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> None:
         """Make sessions of the new rows, then merge them with the open ones that they touch."""
