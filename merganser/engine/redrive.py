@@ -22,16 +22,13 @@ from merganser.engine import changes, resend
 from merganser.engine.cohort import Cohort, progress
 from merganser.engine.committer import Progressed
 from merganser.engine.delivery import Delivery
-from merganser.engine.resend import Difference, Resent
+from merganser.engine.resend import MADE, Difference, Resent
 from merganser.engine.run import CHUNK_BYTES, EPOCH_BYTES, Job, Report
 from merganser.errors import UsageError
 from merganser.flow import Flow
 from merganser.operators.fold import REASON, go_on
 from merganser.plan import Write
 from merganser.store import Store
-
-MADE = "a row of "
-"""What the file of a dead letter begins with that is no record: a row that a verb made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from merganser.engine.prepare import Prepared
 from merganser.errors import UsageError
 from merganser.operators import STATE, Epoch, Watermarks, casts, released
 from merganser.operators.changes import RETRACTED
+from merganser.operators.fetch import FetchStep
 from merganser.operators.fold import REASON
 from merganser.operators.write import HeldStep, WriteStep
 from merganser.plan import Aggregated, Changes, Fetch, Source, Write, by_workers, ordered
@@ -29,6 +30,13 @@ from merganser.store import Books, Progress, Store
 
 NEAR = 1e-9
 """Relative difference that a sum of floating-point numbers may have, since it depends on the order of addition."""
+
+
+MADE = "a row of "
+"""What the file of a dead letter begins with that is no record: a row that a verb made."""
+
+_UNANSWERED = f"SELECT {{}} FROM merganser.dead_letters WHERE view = ? AND reason IN ({', '.join(map(literal, REASONS))})"
+"""SQL for the rows of a sink for which a service had no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +62,10 @@ def obstacle(store: Store, write: Write, cohort: int) -> str | None:
     """Why it cannot be known any more what a sink was sent; None if it can."""
     if store.value("SELECT count(*) FROM merganser.gained WHERE cohort = ?", [cohort]):
         return "its source gained columns while it was being sent"
-    reasons = ", ".join(map(literal, REASONS))
-    if store.value(f"SELECT count(*) FROM merganser.dead_letters WHERE view = ? AND reason IN ({reasons})", [write.name]):
-        return "some of its rows had no answer, and would be asked for again"
+    fetches = sum(isinstance(node, Fetch) for node in ordered([write]))
+    unanswered = store.rows(_UNANSWERED.format("file"), [write.name])
+    if unanswered and (fetches > 1 or any(file.startswith(MADE) for (file,) in unanswered)):
+        return "some of its rows had no answer, and are no records or were asked for more than once"
     for (table,) in store.rows(f"SELECT name FROM {STATE}.tables WHERE cohort = ? AND view = ?", [cohort, write.name]):
         if table.endswith(('_skipped"', '_resumed"')) and store.value(f"SELECT count(*) FROM {table}"):
             return f"a key that waited ({REASON}) was told to go on"
@@ -116,6 +125,10 @@ def again(store: Store, beside: Store, number: int, flow: str, writes: Sequence[
         beside.con.execute("INSERT INTO merganser.answers FROM _answers")
         beside.con.unregister("_answers")
     made = Again(number, flow, writes, progress(store, number))
+    for write in writes:
+        for step in (made.graph.steps[node] for node in ordered([write]) if isinstance(node, Fetch)):
+            assert isinstance(step, FetchStep)
+            step.unanswered |= frozenset(store.rows(_UNANSWERED.format("partition, seq"), [write.name]))
     with beside.transaction():
         made.graph.create(beside)
     return made

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from merganser import faults
-from merganser.asking import BAD_ANSWER, Answer, Failure, decoded
+from merganser.asking import BAD_ANSWER, NOT_ANSWERED, Answer, Failure, decoded
 from merganser.asking.asker import Asker
 from merganser.codecs import SEQ
 from merganser.codecs.json import JsonCodec
@@ -28,6 +28,9 @@ from merganser.plan import Fetch
 Question = tuple[str, int]
 """A key as text, and the start of a stretch of event time."""
 
+AS_BEFORE: Question = ("", -1)
+"""Stands for the question of an event that is refused again and not asked for; no stretch begins there."""
+
 
 class FetchStep(Step):
     """Keeps answers where all steps find them, since they outlive a view."""
@@ -37,6 +40,8 @@ class FetchStep(Step):
         self.node, self.input, self.name = node, node.input, f"_{table}"
         self.asker = Asker(node.service)
         self._codec: JsonCodec | None = None
+        self.unanswered: frozenset[tuple[str, int]] = frozenset()
+        """Events, by partition and ordinal, that had no answer once, and have none now: for a redrive, which repeats what was."""
 
     @property
     def tables(self) -> list[str]:
@@ -54,11 +59,16 @@ class FetchStep(Step):
         if KEEP in table.column_names:
             table = table.drop_columns([KEEP])
         questions = self._questions(con, table, rows.casts)
+        if self.unanswered:
+            at = zip(table[PART].to_pylist(), table["_seq"].to_pylist())
+            questions = [AS_BEFORE if place in self.unanswered else question for place, question in zip(at, questions)]
         first: dict[Question, int] = {}
         for row, question in enumerate(questions):
-            if question is not None:
+            if question is not None and question != AS_BEFORE:
                 first.setdefault(question, row)
         answers, places, failures = self._answers(con, table, first, epoch)
+        if self.unanswered:
+            failures[AS_BEFORE] = Failure(NOT_ANSWERED, "as before")
         self.asker.asked.reused += sum(question is not None for question in questions) - len(first)
         refused = self._refused(table, questions, failures)
         if refused:
