@@ -94,14 +94,20 @@ def _widen(store: Store, flows: Sequence[Flow], stored: dict[str, Stored], chang
     return notes
 
 
-def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> tuple[list[Cohort], bool]:
-    """Cohorts that build views anew, begun or gone on with, and whether their sources were declared anew."""
+def open_rebuild(
+    store: Store, flows: Sequence[Flow], names: Sequence[str], begin: str | None = None
+) -> tuple[list[Cohort], bool]:
+    """Cohorts that build views anew, begun or gone on with, and whether their sources were declared anew.
+
+    ``begin``: where in the logs, instead of at their start; nothing goes on with what was begun elsewhere.
+    """
     _check_names(store, flows)
     there = [v.name for f in flows for v in f.materialized]
     unknown = [n for n in names if n not in there]
     if unknown:
         raise UsageError(f"there is no view {', '.join(unknown)} in the flow; it has {', '.join(there)}")
     stored = stored_views(store)
+    marks = [] if begin is None else [f"replayed from {begin}"]
     cohorts: list[Cohort] = []
     redeclared = False
     with store.transaction():
@@ -115,7 +121,7 @@ def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> t
                 )
             begun = {s.name: s for s in stored if s.status == BUILDING and s.name in names}
             numbers = {s.cohort for s in begun.values()}
-            if len(numbers) == 1 and all(v.name in begun and _unchanged(begun[v.name], v) for v in views):
+            if len(numbers) == 1 and all(v.name in begun and begun[v.name].signature == [*signature(v), *marks] for v in views):
                 number = numbers.pop()
                 assert number is not None
                 cohorts.append(_loaded(store, number, flow.name, views))
@@ -123,7 +129,10 @@ def open_rebuild(store: Store, flows: Sequence[Flow], names: Sequence[str]) -> t
             for s in begun.values():
                 assert s.cohort is not None
                 _forget(store, s.cohort, [s.name])
-            cohorts.append(_created(store, flow.name, views, BUILDING))
+            cohorts.append(_created(store, flow.name, views, BUILDING, marks))
+            if begin is not None:
+                for source in cohorts[-1].sources:
+                    source.connector.replayed(begin)  # refuses where there is no such place, before anything is kept
     return cohorts, redeclared
 
 
@@ -145,12 +154,10 @@ def open_redrive(store: Store, flows: Sequence[Flow], names: Sequence[str], dige
             if s.status == BUILDING and s.name in names and s.cohort is not None:
                 _forget(store, s.cohort, [s.name])
         for flow, number in sorted({(flow, known[v.name].cohort or 0) for flow, v in ends}):
-            cohort = _created(store, flow, [v for _, v in ends if known[v.name].cohort == number], BUILDING)
+            views = [v for _, v in ends if known[v.name].cohort == number]
+            cohort = _created(store, flow, views, BUILDING, [f"mended {digest}"])
             cohort.repeat(progress(store, number))
             cohorts.append(cohort)
-        for _, view in ends:
-            text = json.dumps([*signature(view), f"mended {digest}"])
-            store.con.execute("UPDATE merganser.views SET signature = ? WHERE view = ? AND status = ?", [text, view.name, BUILDING])
     return cohorts
 
 
@@ -165,11 +172,6 @@ def finish_redrive(store: Store, cohorts: Sequence[Cohort], letters: Sequence[Le
     sources = sorted({source.name for cohort in cohorts for source in cohort.sources})
     con.execute("DELETE FROM merganser.dead_letters WHERE list_contains(?, source) AND view IS NULL AND cohort IS NULL", [sources])
     for cohort in cohorts:
-        for view in cohort.views:
-            con.execute(
-                "UPDATE merganser.views SET signature = ? WHERE view = ? AND cohort = ?",
-                [json.dumps(signature(view)), view.name, cohort.number],
-            )
         _promote(store, cohort)
     for letter in letters:
         con.execute(
@@ -201,6 +203,7 @@ def _promote(store: Store, cohort: Cohort) -> None:
         for s in stored_views(store):
             if s.name == view.name and s.status != BUILDING and s.cohort is not None:
                 _forget(store, s.cohort, [s.name])
+                store.con.execute(f"DROP VIEW IF EXISTS main.{quote(s.name)}")
     for source in cohort.sources:
         anew = store.value("SELECT count(*) FROM merganser.dead_letters WHERE cohort = ? AND view IS NULL", [cohort.number])
         if anew:
@@ -212,6 +215,10 @@ def _promote(store: Store, cohort: Cohort) -> None:
     )
     store.con.execute("UPDATE merganser.views SET status = ? WHERE cohort = ?", [LIVE, cohort.number])
     for view in cohort.views:
+        store.con.execute(
+            "UPDATE merganser.views SET signature = ? WHERE view = ? AND cohort = ?",
+            [json.dumps(signature(view)), view.name, cohort.number],  # without marks
+        )
         cohort.graph.show(store, view)
 
 
@@ -271,7 +278,8 @@ def _difference(store: Store, stored: dict[str, Stored], changed: Sequence[Mater
     )
 
 
-def _created(store: Store, flow: str, views: Sequence[Materialize], status: str) -> Cohort:
+def _created(store: Store, flow: str, views: Sequence[Materialize], status: str, marks: Sequence[str] = ()) -> Cohort:
+    """``marks``: what the views are built of besides their plans, while they are built."""
     number = store.next_cohort()
     cohort = Cohort(number, flow, views, holds=status == BUILDING)
     cohort.graph.create(store)
@@ -279,7 +287,7 @@ def _created(store: Store, flow: str, views: Sequence[Materialize], status: str)
         store.con.execute("DELETE FROM merganser.views WHERE view = ? AND status = ?", [view.name, status])
         store.con.execute(
             "INSERT INTO merganser.views VALUES (?, ?, ?, ?, ?, NULL)",
-            [view.name, flow, number, status, json.dumps(signature(view))],
+            [view.name, flow, number, status, json.dumps([*signature(view), *marks])],
         )
         if status == LIVE:
             cohort.graph.show(store, view)
@@ -311,7 +319,6 @@ def _forget(store: Store, number: int, names: Sequence[str]) -> None:
         con.execute("DELETE FROM merganser.views WHERE cohort = ? AND view = ?", [number, name])
         for table in ("commits", "late", "dead_letters"):
             con.execute(f"DELETE FROM merganser.{table} WHERE cohort = ? AND view = ?", [number, name])
-        con.execute(f"DROP VIEW IF EXISTS main.{quote(name)}")
     mine = [number, list(names)]
     gone = store.rows(
         f"SELECT DISTINCT name FROM {STATE}.tables WHERE cohort = $1 AND list_contains($2, view) EXCEPT"

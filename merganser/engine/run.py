@@ -111,7 +111,7 @@ def rebuild(
     the logs from a time or an offset on instead; only from logs that know these (Kafka).
     """
     with Store(store, shared=serve is not None, workers=workers) as opened:
-        cohorts, building = changes.open_rebuild(opened, flows, views)
+        cohorts, building = changes.open_rebuild(opened, flows, views, begin)
         job = Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
         with _serving(opened, job, serve):
             report = job.run(progress, (), building=building)

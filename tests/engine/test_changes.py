@@ -11,7 +11,11 @@ import duckdb
 import pytest
 
 import merganser as mg
+from merganser import engine
+from merganser.engine.changes import open_rebuild
+from merganser.sources.memory import Memory
 from merganser.sql import quote
+from merganser.store import Store
 from tests.flows import balanced, event, rows, source
 
 EVENTS = [event(f"e{i}", i * 20, "ab"[i % 2], i) for i in range(30)]
@@ -84,6 +88,39 @@ def test_the_old_view_can_be_read_until_the_swap(tmp_path: Path) -> None:
         mg.run([_flow(n="sum(n)")], store)
     mg.rebuild([_flow(n="sum(n)")], ["first"], store)
     assert rows(store, "SELECT sum(n) FROM first") == [(sum(range(30)),)]
+
+
+class Log(Memory):
+    """That can be replayed, from its start."""
+
+    def replayed(self, begin: str) -> Memory:
+        return self
+
+
+def test_a_refused_replay_leaves_nothing_behind(tmp_path: Path) -> None:
+    store = tmp_path / "s.duckdb"
+    mg.run([_flow()], store)
+    before = _dump(store)
+    with pytest.raises(mg.UsageError, match="use rebuild for memory"):
+        engine.rebuild([_flow()], ["first"], store, begin="5")
+    assert _dump(store) == before
+
+
+def test_nothing_goes_on_with_a_replay_that_began_elsewhere_in_the_log(tmp_path: Path) -> None:
+    flow = _flow(connector=Log(mg.memory(EVENTS).lines))
+    mg.run([flow], tmp_path / "s.duckdb")
+    with Store(tmp_path / "s.duckdb") as store:
+
+        def goes_on(begin: str | None) -> bool:
+            (cohort,), _ = open_rebuild(store, [flow], ["first"], begin)
+            marked = store.rows("SELECT 1 FROM merganser_state.watermarks WHERE cohort = ? AND source = 'mark'", [cohort.number])
+            store.con.execute("INSERT INTO merganser_state.watermarks VALUES (?, 'mark', 7)", [cohort.number])
+            assert store.value("SELECT count(*) FROM first") == 20  # the live one is there meanwhile
+            return bool(marked)
+
+        assert [goes_on(begin) for begin in ("5", "5", "7", "7", None, None, "5")] == [False, True, False, True, False, True, False]
+    engine.rebuild([flow], ["first"], tmp_path / "s.duckdb", begin="5")
+    assert mg.run([flow], tmp_path / "s.duckdb").progressed.committed == 0  # it is the view that the flow has
 
 
 def test_a_view_that_left_its_flow_stays_and_must_be_rebuilt_to_come_back(tmp_path: Path) -> None:
