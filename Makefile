@@ -10,7 +10,7 @@ N ?= 1000
 MINUTES ?= 5
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 13
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 19
 
 .venv/.installed: pyproject.toml uv.lock
 	@test -n "$(PYTHON)" || { echo "merganser needs Python 3.11 or 3.12, and found neither on the PATH"; exit 2; }

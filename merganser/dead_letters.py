@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -77,12 +78,20 @@ class Selection:
         for column, value in (("source", self.source), ("reason", self.reason)):
             if value is not None:
                 parts.append(f"{column} = {literal(value)}")
-        for sign, moment in ((">=", self.since), ("<", self.until)):
+        for sign, option, moment in ((">=", "since", self.since), ("<", "until", self.until)):
             if moment is not None:
-                parts.append(f"committed_at {sign} {literal(moment)}::TIMESTAMP")
+                parts.append(f"committed_at {sign} {literal(_utc(moment, option))}::TIMESTAMP")
         if self.where is not None:
             parts.append(f"(\n{self.where}\n)")
         return " AND ".join(parts) or "true"
+
+
+def _utc(text: str, option: str) -> str:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(f"--{option} {text!r} is no time such as '2026-01-31T12:00:00'") from None
+    return str(moment.astimezone(UTC).replace(tzinfo=None) if moment.tzinfo else moment)
 
 
 def select(store: Store, selection: Selection, limit: int | None = None) -> list[Letter]:

@@ -27,11 +27,16 @@ UNBOUNDED = 10_000
 """The width of what is no terminal."""
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # as all else that writes does
+
+
 def console(file: IO[str] | None = None) -> Console:
     """A console as wide as the terminal; where there is none, without colour, and wide enough to cut nothing."""
     file = file or sys.stdout
     width = shutil.get_terminal_size((100, 24)).columns if file.isatty() else int(os.environ.get("COLUMNS", UNBOUNDED))
-    return Console(file=file, width=width, highlight=False, soft_wrap=False)
+    return _Console(file=file, width=width, highlight=False, soft_wrap=False)
 
 
 # -- plans ------------------------------------------------------------------------------------------------------------
@@ -170,7 +175,12 @@ def shown(value: Any) -> str:
     if isinstance(value, pa.MonthDayNano):
         months = f"{value.months} months " if value.months else ""
         return f"{months}{timedelta(days=value.days, microseconds=value.nanoseconds // 1000)}"
-    return str(value)
+    return visible(str(value))
+
+
+def visible(text: str) -> str:
+    """A text with its control characters as escapes: what is in events must not command a terminal, or take several lines."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: repr(found[0])[1:-1], text)
 
 
 def _caption(shown: int, rows: int, cut: str | None) -> str:

@@ -128,18 +128,21 @@ class Store:
         path: str | Path,
         *,
         read_only: bool = False,
+        existing: bool = False,
         shared: bool = False,
         memory_limit: str | None = None,
         workers: int = 0,
     ) -> None:
-        """``shared``: others will query this instance, so that what DuckDB does in threads of its own must not take all.
+        """``existing``: make none where there is none, as if it were only read.
+
+        ``shared``: others will query this instance, so that what DuckDB does in threads of its own must not take all.
 
         ``workers``: how many threads will work beside it, each of which has a core that DuckDB leaves to it: a query in two
         threads that share one takes up to a third more processor time than in one, and no less time.
         """
         self.path = path if str(path) == ":memory:" else Path(path)
         self.fresh = not isinstance(self.path, Path) or not self.path.exists()
-        if read_only and self.fresh:
+        if (read_only or existing) and self.fresh:
             raise UsageError(f"there is no store {self.path}; `merganser run FLOW.py --store {self.path}` makes one")
         if isinstance(self.path, Path) and not self.path.parent.is_dir():
             raise UsageError(f"cannot make the store {self.path}: there is no folder {self.path.parent}")
@@ -157,7 +160,7 @@ class Store:
         self._written = 0
         self._checkpointed = time.monotonic()
         try:
-            self._check_versions(read_only)
+            self._check_versions(read_only, existing)
         except BaseException:
             self.con.close()
             raise
@@ -178,12 +181,12 @@ class Store:
         # Those who query this instance get no further than the store, whatever their SQL: see docs/decisions/queries.md.
         self.con.execute("SET enable_external_access = false; SET lock_configuration = true")
 
-    def _check_versions(self, read_only: bool) -> None:
+    def _check_versions(self, read_only: bool, existing: bool) -> None:
         found = self.rows(
             "SELECT 1 FROM duckdb_tables() WHERE database_name = 'store' AND schema_name = 'merganser' AND table_name = 'meta'"
         )
         if not found:
-            if read_only:
+            if read_only or existing:
                 raise UsageError(f"{self.path} is a DuckDB file, but no store of merganser")
             with self.transaction():
                 self.con.execute(CATALOG)
@@ -320,10 +323,12 @@ def _cannot_open(path: Path | str, error: duckdb.Error) -> StoreError | UsageErr
     text = str(error)
     if "already attached" in text:
         return StoreInUseError(f"{path} is in use by this process already")
-    if "lock" in text.lower():
+    if re.search(r"\block\b", text, re.IGNORECASE):
         holder = re.search(r"PID (\d+)", text)
         who = f"process {holder.group(1)}" if holder else "another process"
         return StoreInUseError(f"{path} is in use by {who}; stop it, or use another --store")
+    if Path(path).is_dir():
+        return UsageError(f"{path} is a folder; --store names a file")
     if "not a valid DuckDB database" in text:
         return UsageError(f"{path} is no DuckDB file; use another --store, or move it away")
     return StoreError(f"cannot open the store {path}: {text.splitlines()[0]}")

@@ -15,7 +15,7 @@ from merganser import engine
 from merganser.cli.load import changing, load, store_option, workers_option
 from merganser.cli.running import Watch
 from merganser.dead_letters import Letter, Selection
-from merganser.display import console
+from merganser.display import console, visible
 from merganser.errors import UsageError
 from merganser.operators.fold import REASON, parked
 from merganser.query.snapshot import books
@@ -74,13 +74,13 @@ def list_(selection: Selection, store: str, limit: int, discarded: bool) -> None
     for letter in found:
         marks = [m for m, on in (("fixed", letter.fixed is not None), ("discarded", letter.status == "discarded")) if on]
         tried = f", tried {letter.attempts} time{'s' if letter.attempts != 1 else ''} more" if letter.attempts else ""
-        out.print(Text.assemble((letter.reason, "bold"), f"  {_place(letter)}  {letter.id}", f"  {' '.join(marks)}{tried}"))
-        out.print(Text(f"    {letter.detail}"))
+        out.print(Text.assemble((letter.reason, "bold"), f"  {_place(letter)}  {letter.id}  {' '.join(marks)}{tried}".rstrip()))
+        out.print(Text(f"    {visible(letter.detail)}"))
         if (key := waiting.get((letter.view or "", letter.partition, letter.seq))) is not None:
             named = ", ".join(f"{name}={value}" for name, value in key.key.items())
             out.print(Text(f"    {named}: {key.events:,} event{'s' if key.events != 1 else ''} {NEXT[key.then]}"))
         raw = letter.raw if letter.fixed is None else letter.fixed
-        beginning = f"    {_readable(raw[:SHOWN])}{'…' if len(raw) > SHOWN else ''}"
+        beginning = f"    {visible(_readable(raw[:SHOWN]))}{'…' if len(raw) > SHOWN else ''}"
         out.print(Text(beginning, style="dim"), no_wrap=True, overflow="ellipsis")
     if total > len(found):
         out.print(f"{len(found):,} of {total:,}; --limit shows more")
@@ -97,7 +97,7 @@ def show(letter: str, store: str) -> None:
     for name in ("id", "source", "view", "partition", "seq", "reason", "detail", "status", "attempts", "epoch", "committed_at"):
         value = getattr(found, name)
         if value is not None:
-            out.print(Text.assemble((f"{name:<13}", "dim"), str(value)))
+            out.print(Text.assemble((f"{name:<13}", "dim"), visible(str(value))))
     out.print(Text.assemble((f"{'place':<13}", "dim"), _place(found)))
     for name, raw in (("raw", found.raw), ("fixed", found.fixed)):
         if raw is not None:
@@ -126,7 +126,7 @@ def fix(selection: Selection, store: str, sql: str | None, folder: Path | None) 
     """Give letters new bytes. Nothing else changes before `redrive`; the log stays as it is."""
     if (sql is None) == (folder is None):
         raise UsageError("fix takes either --sql or --from")
-    with changing(), Store(store) as opened:
+    with changing(), Store(store, existing=True) as opened:
         if sql is not None:
             fixed = letters_of.fix_by_sql(opened, selection, sql)
         else:
@@ -135,8 +135,8 @@ def fix(selection: Selection, store: str, sql: str | None, folder: Path | None) 
     out = console()
     for letter in fixed[:5]:
         out.print(Text(letter.id, style="bold"))
-        out.print(Text(f"  - {_readable(letter.raw[:SHOWN])}", style="dim"), no_wrap=True, overflow="ellipsis")
-        out.print(Text(f"  + {_readable((letter.fixed or b'')[:SHOWN])}"), no_wrap=True, overflow="ellipsis")
+        out.print(Text(f"  - {visible(_readable(letter.raw[:SHOWN]))}", style="dim"), no_wrap=True, overflow="ellipsis")
+        out.print(Text(f"  + {visible(_readable((letter.fixed or b'')[:SHOWN]))}"), no_wrap=True, overflow="ellipsis")
     click.echo(f"fixed {len(fixed):,} letters" + ("; next: merganser dead-letters redrive --flow FLOW.py" if fixed else ""))
 
 
@@ -185,7 +185,7 @@ def discard(selection: Selection, store: str) -> None:
     """Give letters up: they are kept in the store, but listed and redriven no more. A fold goes on without its event."""
     if selection == Selection():
         raise UsageError("say which letters: by name, --source, --reason, --since, --until or --where true for all")
-    with changing(), Store(store) as opened:
+    with changing(), Store(store, existing=True) as opened:
         click.echo(f"discarded {engine.discard(opened, selection):,} letters")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import warnings
 
@@ -56,9 +57,13 @@ def query(sql: str, store: str, kind: str) -> None:
 
 
 def _found(store: str, sql: str) -> Result:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said on standard error instead
-        return connect(store).sql(sql)
+    was = signal.signal(signal.SIGINT, signal.SIG_DFL)  # DuckDB does not look up from its work; and there is nothing to undo
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # said on standard error instead
+            return connect(store).sql(sql)
+    finally:
+        signal.signal(signal.SIGINT, was)
 
 
 @click.command()

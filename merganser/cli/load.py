@@ -65,8 +65,12 @@ def load(files: Sequence[str]) -> list[Flow]:
     flows: list[Flow] = []
     for file in files:
         path = Path(file).resolve()
+        if path.is_dir():
+            raise UsageError(f"{file} is a folder; name the flow files in it, such as {file.rstrip('/')}/*.py")
         if not path.is_file():
             raise UsageError(f"there is no flow file {file}")
+        if path.suffix != ".py":
+            raise UsageError(f"{file} is no flow file; these are Python, and end in .py")
         for folder in reversed(_roots(path)):
             if str(folder) not in sys.path:
                 sys.path.insert(0, str(folder))

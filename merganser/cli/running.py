@@ -133,6 +133,11 @@ def replay(views: tuple[str, ...], begin: str, files: tuple[str, ...], store: st
     _summary(flows, store, report, files)
 
 
+class _Share(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if task.total is None else f"{task.percentage:.0f}%")
+
+
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
         p: Progressed = task.fields["progressed"]
@@ -171,8 +176,7 @@ class Watch:
             thread.join()
 
     def _live(self) -> None:
-        share = TextColumn("{task.percentage:>3.0f}%")
-        columns = (TextColumn(self._verb), BarColumn(24), share, _Rate(), TimeRemainingColumn(compact=True))
+        columns = (TextColumn(self._verb), BarColumn(24), _Share(), _Rate(), TimeRemainingColumn(compact=True))
         with Progress(*columns, console=self._console, transient=True, refresh_per_second=8) as progress:
             task = None
             while not self._done.wait(0.1):

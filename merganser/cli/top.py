@@ -6,7 +6,7 @@ import select
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import click
@@ -54,7 +54,8 @@ def top(every: float, store: str) -> None:
             time.sleep(min(every, 1.0))
         out.print(top_frame(connection.status(), first, time.monotonic() - began, (out.width, 1000), SORTS[0], False))
         return
-    _live(connection, every)
+    with suppress(KeyboardInterrupt):
+        _live(connection, every)
 
 
 def _live(connection: Connection, every: float) -> None:

@@ -209,8 +209,8 @@ class Committer:
         p.committed += sum(x.records for x in cut.prepared)
         p.committed_bytes += nbytes
         p.dead += dead
-        p.late += sum(b.late for b in books)
-        p.duplicate += sum(b.duplicate for b in books)
+        p.late += events(books, "late")
+        p.duplicate += events(books, "duplicate")
         p.epochs += 1
         p.commit_seconds = seconds
         p.commit_seconds_total += seconds
@@ -219,6 +219,14 @@ class Committer:
             p.committed_to[key] = max(p.committed_to.get(key, 0), x.end)
         marks = [c.watermarks(s).final for c in self.cohorts for s in c.sources]
         p.watermark = min((m for m in marks if m > MIN_TIME), default=MIN_TIME)
+
+
+def events(books: Sequence[Books], fate: str) -> int:
+    """How many events met a fate, each once however many views read it: of each source, in the view where most did."""
+    views: dict[str, Counter[tuple[int, str]]] = {}
+    for b in books:
+        views.setdefault(b.source, Counter())[b.cohort, b.view] += getattr(b, fate)
+    return sum(max(each.values()) for each in views.values())
 
 
 def behind(cohorts: Sequence[Cohort], source: str, partition: str) -> Position | None:

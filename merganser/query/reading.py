@@ -7,6 +7,7 @@ snapshot of the store nor memory is held by a reader that is slow or went away.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import shutil
 import sys
@@ -185,7 +186,7 @@ class Query:
                     answer.cut.append(cut)
             except (duckdb.Error, pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 data.close()
-                raise self._explained(error) from None
+                raise self._explained(error, con) from None
             except BaseException:
                 data.close()
                 raise
@@ -206,11 +207,14 @@ class Query:
         if self._stopped:
             raise duckdb.InterruptException
 
-    def _explained(self, error: BaseException) -> QueryError:
+    def _explained(self, error: BaseException, con: duckdb.DuckDBPyConnection) -> QueryError:
         if self._stopped == STOPPING:
             return StoppingError(STOPPING)
         if self._stopped:
             return QueryError(f"the query was stopped: {self._stopped}")
+        if missing := re.match(r"Catalog Error: Table with name (.+) does not exist!", str(error)):
+            views = con.execute("SELECT view FROM merganser.views WHERE status <> 'building' ORDER BY view").fetchall()
+            return QueryError(f"there is no view {missing[1]!r}; there are: {', '.join(view for (view,) in views) or 'none'}")
         return QueryError(str(error).strip())
 
 
