@@ -101,7 +101,7 @@ def test_a_refused_replay_leaves_nothing_behind(tmp_path: Path) -> None:
     store = tmp_path / "s.duckdb"
     mg.run([_flow()], store)
     before = _dump(store)
-    with pytest.raises(mg.UsageError, match="use rebuild for memory"):
+    with pytest.raises(mg.UsageError, match="needs a log that knows times and offsets"):
         engine.rebuild([_flow()], ["first"], store, begin="5")
     assert _dump(store) == before
 
