@@ -185,6 +185,23 @@ PROTO: list[tuple[str, str, list[str]]] = [
     ),
     (proto("oneof o { int32 a = 1; }"), proto("oneof o { int32 a = 1; int32 b = 2; }"), ["ONEOF_FIELD_REMOVED"]),
     (proto("optional int32 a = 1;"), proto("int32 a = 1;"), []),
+    (proto("repeated int32 a = 1;"), proto("optional int32 a = 1;"), ["FIELD_NUMERIC_LABEL_CHANGED"]),
+    (
+        proto("optional E a = 1;", "enum E { X = 0; }"), proto("repeated E a = 1;", "enum E { X = 0; }"),
+        ["FIELD_NUMERIC_LABEL_CHANGED"],
+    ),
+    (proto("repeated string a = 1;"), proto("optional string a = 1;"), []),
+    (proto("repeated A a = 1;"), proto("optional A a = 1;"), []),
+    (proto("oneof o { int32 a = 1; } int32 b = 2;"), proto("oneof o { int32 a = 1; int32 b = 2; }"), []),
+    (proto("oneof new { int32 a = 1; int32 b = 2; }"), proto("oneof o { int32 a = 1; int32 b = 2; }"), []),
+    (proto("oneof new { string a = 1; }"), proto("oneof o { int32 a = 1; }"), ["FIELD_SCALAR_KIND_CHANGED"]),
+    (
+        proto("oneof o { int32 a = 1; int32 b = 2; }"), proto("oneof o { int32 a = 1; } oneof p { int32 b = 2; }"),
+        ["FIELD_MOVED_TO_EXISTING_ONEOF"],
+    ),
+    (proto("int32 a = 1;", "package new;"), proto("int32 a = 1;", "package old;"), []),
+    (proto("int32 a = 2;"), proto("int32 a = 1;"), []),
+    (proto("int32 a = 1;", "message B {}"), proto("int32 a = 1;"), []),
 ]  # fmt: skip
 
 
@@ -197,6 +214,31 @@ def test_required_fields_of_proto2() -> None:
     old = 'syntax = "proto2"; message A { optional int32 a = 1; }'
     new = old.replace("}", "required int32 b = 2; }")
     assert kinds("protobuf", new, old) == ["REQUIRED_FIELD_ADDED"] and kinds("protobuf", old, new) == ["REQUIRED_FIELD_REMOVED"]
+    assert kinds("protobuf", old.replace("optional", "required"), old) == ["FIELD_NUMERIC_LABEL_CHANGED"]
+    texts = old.replace("int32", "string")
+    assert kinds("protobuf", texts.replace("optional", "required"), texts) == []
+
+
+def test_messages_of_files_that_are_imported() -> None:
+    """They are compared where a field is one of them; where they come from does not matter."""
+    own = proto("B a = 1;", "message B { int32 x = 1; }")
+    outside = 'syntax = "proto3"; package {}; message B {{ {} x = 1; }}'
+
+    def imported(package: str, kind: str) -> Message:
+        return compiled_text(proto(f"{package}.B a = 1;", 'import "b.proto";'), {"b.proto": outside.format(package, kind)}, "t")
+
+    def found(new: Message, old: Message) -> list[str]:
+        return [d.kind for b in check("protobuf", new, [old], "backward") for d in b.differences]
+
+    assert found(imported("p", "int64"), imported("p", "int32")) == found(imported("q", "int32"), imported("p", "int32")) == []
+    assert found(imported("q", "string"), imported("p", "int32")) == ["FIELD_SCALAR_KIND_CHANGED"]
+    assert found(compiled_text(own, {}, "t"), imported("p", "int32")) == []
+    assert found(imported("p", "int32"), compiled_text(own, {}, "t")) == ["MESSAGE_REMOVED"]
+
+
+def test_one_value_is_not_read_where_several_were_written() -> None:
+    several, one = (compiled_text(proto(f"{label} int32 a = 1;"), {}, "t").descriptor for label in ("repeated", ""))
+    assert [d.kind for d in unreadable(one, several)] == ["FIELD_LABEL_CHANGED"] and not unreadable(several, one)
 
 
 @SLOW
@@ -246,6 +288,10 @@ def obj(required: list[str] | None = None, closed: bool = False, **properties: A
     return made | ({"required": required} if required else {}) | ({"additionalProperties": False} if closed else {})
 
 
+def rows(*first: Any, rest: Any = None) -> dict[str, Any]:
+    return {"type": "array", "items": list(first)} | ({} if rest is None else {"additionalItems": rest})
+
+
 S, INT, N = {"type": "string"}, {"type": "integer"}, {"type": "number"}
 JSON: list[tuple[Any, Any, list[str]]] = [
     (obj(a=S), obj(a=S), []),
@@ -281,6 +327,34 @@ JSON: list[tuple[Any, Any, list[str]]] = [
     (obj(a={"type": "array", "items": N}), obj(a={"type": "array", "items": INT}), []),
     (obj(a={"type": "array", "items": INT}), obj(a={"type": "array", "items": S}), ["TYPE_CHANGED"]),
     (obj(a={"$ref": "#/$defs/T"}) | {"$defs": {"T": INT}}, obj(a=S), ["TYPE_CHANGED"]),
+    ({"not": INT}, {"not": N}, []),
+    ({"not": N}, {"not": INT}, ["NOT_TYPE_EXTENDED"]),
+    ({"not": N}, {}, ["NOT_TYPE_EXTENDED"]),
+    ({"dependencies": {"a": N}}, {"dependencies": {"a": INT, "b": S}}, []),
+    ({"dependencies": {"a": INT}}, {"dependencies": {"a": N}}, ["TYPE_NARROWED"]),
+    ({"dependentSchemas": {"a": INT}}, {"dependencies": {"a": ["b"]}}, ["DEPENDENCY_SCHEMA_ADDED"]),
+    ({"dependencies": {"a": ["b"]}}, {"dependencies": {"a": INT}}, ["DEPENDENCY_ARRAY_ADDED"]),
+    ({"type": "array"}, rows(S, N), []),
+    (rows(S), rows(N), ["TYPE_CHANGED"]),
+    (rows(S), rows(S, N), []),
+    (rows(S, N), rows(S), ["ITEM_ADDED_TO_OPEN_CONTENT_MODEL"]),
+    (rows(S, {}), rows(S), []),
+    (rows(S, N), rows(S, rest=False), []),
+    (rows(S, rest=False), rows(S, N, rest=False), ["ITEM_REMOVED_FROM_CLOSED_CONTENT_MODEL"]),
+    (rows(S, rest=False), rows(S, False, rest=False), []),
+    (rows(S, rest=N), rows(S, INT, rest=False), []),
+    (rows(S, rest=S), rows(S, N, rest=S), ["TYPE_CHANGED", "ITEM_REMOVED_NOT_COVERED_BY_PARTIALLY_OPEN_CONTENT_MODEL"]),
+    (rows(S, N, rest=N), rows(S, rest=INT), []),
+    (rows(S, S, rest=N), rows(S, rest=N), ["TYPE_CHANGED", "ITEM_ADDED_NOT_COVERED_BY_PARTIALLY_OPEN_CONTENT_MODEL"]),
+    (rows(S, rest=False), rows(S), ["ADDITIONAL_ITEMS_REMOVED"]),
+    (rows(S, rest=N), rows(S), ["ADDITIONAL_ITEMS_NARROWED"]),
+    (rows(S), rows(S, rest=False), []),
+    ({"additionalItems": False}, {"additionalItems": True}, ["ADDITIONAL_ITEMS_REMOVED"]),
+    ({"prefixItems": [S], "items": False}, {"prefixItems": [S], "items": N}, ["ADDITIONAL_ITEMS_REMOVED"]),
+    ({"prefixItems": [S]}, rows(S), []),
+    (obj(a=S) | {"unevaluatedProperties": False}, obj(a=S), ["UNEVALUATED_PROPERTIES_REMOVED"]),
+    (obj(a=S, b=S) | {"unevaluatedProperties": False}, obj(a=S) | {"unevaluatedProperties": False}, []),
+    ({"type": "array", "maxContains": 1}, {"type": "array", "maxContains": 2}, ["MAX_CONTAINS_DECREASED"]),
 ]  # fmt: skip
 
 

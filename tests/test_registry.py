@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.apicurio import Apicurio
 from tests.codecs.test_framing import MONEY, PROTO, READER, V1, V2, datum, decode, framed
 from tests.commands import call
 from tests.schema_registry import serving
-from tests.test_compatibility import AVRO, JSON, kinds, obj
+from tests.test_compatibility import AVRO, INT, JSON, N, S, kinds, obj, rows
 from tests.test_compatibility import PROTO as PROTO_PAIRS
 
 
@@ -179,10 +180,16 @@ def test_the_commands_with_a_real_registry(apicurio: Apicurio, tmp_path: Path) -
 
 OWN_JSON = (
     (obj(a={"type": "string"}, b={}), obj(a={"type": "string"})),  # a property that takes anything
+    (rows(S, {}), rows(S)),  # an item that does
+    (rows(S, rest=False), rows(S, False, rest=False)),  # one that was never valid
+    (rows(S, N, rest=N), rows(S, rest=INT)),  # one that takes what else could be there
     (obj(["b"], a={"type": "string"}, b={"type": "string", "default": "x"}), obj(a={"type": "string"}, closed=True)),
     (obj(a={"oneOf": [{"type": "string"}, {"type": "integer"}]}), obj(a={"type": "string"})),
 )  # fmt: skip
 """Pairs that Confluent's registry passes, and Apicurio refuses."""
+
+LATER = re.compile('"(dependentSchemas|prefixItems|unevaluated|maxContains)')
+"""Keywords of drafts that Apicurio's library does not know."""
 
 
 def own_rule(new: str, old: str) -> bool:
@@ -196,10 +203,16 @@ def own_rule(new: str, old: str) -> bool:
 
 
 def test_verdicts_are_those_of_a_real_registry(apicurio: Apicurio) -> None:
-    """Avro: of every pair. JSON Schema and Protocol Buffers: of those on which Apicurio and Confluent's registry have one rule."""
+    """Avro: of every pair. JSON Schema and Protocol Buffers: of those on which Apicurio and Confluent's registry have one rule.
+
+    Those of the others are Confluent's by its source and the pairs that it is tested with, see docs/cli.md.
+    """
     for kind, pairs in (("AVRO", AVRO), ("JSON", JSON), ("PROTOBUF", PROTO_PAIRS)):
         for new, old, _ in pairs:
-            if (new, old) not in OWN_JSON and not (kind == "PROTOBUF" and own_rule(new, old)):
+            own = own_rule(new, old) if kind == "PROTOBUF" else (new, old) in OWN_JSON or LATER.search(json.dumps([new, old]))
+            if kind == "JSON" and not ("properties" in new and "properties" in old):
+                new, old = obj(t=new), obj(t=old)  # it does not take others for JSON Schemas
+            if not own:
                 assert verdict(apicurio, kind, new, old) == (not kinds(kind.lower(), new, old)), (kind, new, old)
 
 

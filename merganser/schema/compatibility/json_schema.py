@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from merganser.schema.compatibility.difference import Difference
@@ -16,13 +17,13 @@ RANGES: dict[str, tuple[str, int]] = {
     "maxLength": ("MAX_LENGTH", 1), "minLength": ("MIN_LENGTH", -1), "maximum": ("MAXIMUM", 1), "minimum": ("MINIMUM", -1),
     "exclusiveMaximum": ("EXCLUSIVE_MAXIMUM", 1), "exclusiveMinimum": ("EXCLUSIVE_MINIMUM", -1),
     "maxItems": ("MAX_ITEMS", 1), "minItems": ("MIN_ITEMS", -1), "maxProperties": ("MAX_PROPERTIES", 1),
-    "minProperties": ("MIN_PROPERTIES", -1),
+    "minProperties": ("MIN_PROPERTIES", -1), "maxContains": ("MAX_CONTAINS", 1), "minContains": ("MIN_CONTAINS", -1),
 }  # fmt: skip
 """Keyword to the name of its differences, and the direction in which more is valid."""
 
 KINDS = ("string", "number", "object", "array", "boolean", "null")
 ANY = ("anyOf", "oneOf")
-EXACT = ("const", "if", "then", "else", "dependentSchemas", "contains", "propertyNames", "not")
+EXACT = ("const", "if", "then", "else", "contains", "propertyNames")
 """Keywords of which any change but their removal is taken for a break."""
 
 
@@ -104,6 +105,8 @@ class _Comparison:
         for keyword in EXACT:
             if keyword in new and old.get(keyword) != new[keyword]:
                 found.append(Difference(f"{_upper(keyword)}_CHANGED", f"{path}/{keyword}", f"{keyword} changed or is new"))
+        if "not" in new and ("not" not in old or _Comparison(self.new, self.old).of(new["not"], old["not"], path)):
+            found.append(Difference("NOT_TYPE_EXTENDED", f"{path}/not", "what must not be valid is more than before"))
         found += self._object(old, new, path)
         return found + self._array(old, new, path)
 
@@ -163,7 +166,10 @@ class _Comparison:
                 found += self._added(old, after[name], name, name in required, at)
             else:
                 found += self.of(before[name], after[name], at)
-        return found + self._additional(old, new, path) + _dependencies(old, new, path)
+        before, after = old.get("additionalProperties"), new.get("additionalProperties")
+        found += self._others(before, after, "ADDITIONAL_PROPERTIES", f"{path}/additionalProperties")
+        found += self._unevaluated(old, new, "unevaluatedProperties", path)
+        return found + self._dependencies(old, new, path)
 
     def _removed(self, schema: Any, new: dict[str, Any], name: str, at: str) -> list[Difference]:
         if _open(new):
@@ -196,30 +202,73 @@ class _Comparison:
             found.append(Difference("REQUIRED_PROPERTY_ADDED_TO_UNOPEN_CONTENT_MODEL", at, detail))
         return found
 
-    def _additional(self, old: dict[str, Any], new: dict[str, Any], path: str) -> list[Difference]:
-        at = f"{path}/additionalProperties"
-        before, after = old.get("additionalProperties", True), new.get("additionalProperties", True)
-        if after is False and before is not False:
-            return [Difference("ADDITIONAL_PROPERTIES_REMOVED", at, "other properties may have been written")]
-        if isinstance(after, dict) and before is True:
-            return [Difference("ADDITIONAL_PROPERTIES_NARROWED", at, "other properties could be anything")]
-        if isinstance(after, dict) and isinstance(before, dict):
-            return self.of(before, after, at)
-        return []
+    def _dependencies(self, old: dict[str, Any], new: dict[str, Any], path: str) -> list[Difference]:
+        found = []
+        for keyword in ("dependentRequired", "dependentSchemas", "dependencies"):
+            before, after = old.get(keyword, {}), new.get(keyword, {})
+            for name, wanted in after.items():
+                at, was = f"{path}/{keyword}/{name}", before.get(name)
+                if not isinstance(wanted, list):
+                    if was is None or isinstance(was, list):
+                        found.append(Difference("DEPENDENCY_SCHEMA_ADDED", at, f"with {name}, more must hold"))
+                    else:
+                        found += self.of(was, wanted, at)
+                elif not isinstance(was, list):
+                    found.append(Difference("DEPENDENCY_ARRAY_ADDED", at, f"with {name}, {_list(wanted)} must be there"))
+                elif not set(wanted) <= set(was):
+                    kind = "DEPENDENCY_ARRAY_EXTENDED" if set(was) <= set(wanted) else "DEPENDENCY_ARRAY_CHANGED"
+                    found.append(Difference(kind, at, f"with {name}, {_list(wanted)} must be there"))
+        return found
 
     def _array(self, old: dict[str, Any], new: dict[str, Any], path: str) -> list[Difference]:
         found: list[Difference] = []
         if new.get("uniqueItems") and not old.get("uniqueItems"):
             found.append(Difference("UNIQUE_ITEMS_ADDED", f"{path}/uniqueItems", "items could be equal before"))
-        before, after = old.get("items"), new.get("items")
-        if isinstance(before, list) or isinstance(after, list) or "prefixItems" in old or "prefixItems" in new:
-            if any(old.get(k) != new.get(k) for k in ("items", "prefixItems", "additionalItems")):
-                found.append(Difference("ITEM_CHANGED", f"{path}/items", "the schemas of a tuple changed"))
-        elif before is None and after is not None and _says(after):
+        (before, all_before, rest), (after, all_after, more) = _items(old), _items(new)
+        if all_before is None and all_after not in (None, True) and _says(all_after):
             found.append(Difference("SCHEMA_ADDED", f"{path}/items", "items could be anything"))
-        elif before is not None and after is not None:
-            found += self.of(before, after, f"{path}/items")
-        return found
+        elif None not in (all_before, all_after):
+            found += self.of(all_before, all_after, f"{path}/items")
+        for i, (one, other) in enumerate(zip_longest(before, after, fillvalue=MISSING)):
+            at = f"{path}/items/{i}"
+            if other is MISSING:
+                found += self._item_removed(one, _rest(new, more, "unevaluatedItems"), at)
+            elif one is MISSING:
+                found += self._item_added(_rest(old, rest, "unevaluatedItems"), other, at)
+            else:
+                found += self.of(one, other, at)
+        found += self._others(rest, more, "ADDITIONAL_ITEMS", f"{path}/additionalItems")
+        return found + self._unevaluated(old, new, "unevaluatedItems", path)
+
+    def _item_removed(self, schema: Any, more: Any, at: str) -> list[Difference]:
+        if more in (None, True) or _referred(self.old, schema) is False:
+            return []
+        if more is False:
+            return [Difference("ITEM_REMOVED_FROM_CLOSED_CONTENT_MODEL", at, "may have been written, and nothing else is allowed")]
+        found = self.of(schema, more, at)
+        detail = "is not covered by what else may be there"
+        return [*found, Difference("ITEM_REMOVED_NOT_COVERED_BY_PARTIALLY_OPEN_CONTENT_MODEL", at, detail)] if found else []
+
+    def _item_added(self, rest: Any, schema: Any, at: str) -> list[Difference]:
+        new = _referred(self.new, schema)
+        if rest is False or (rest in (None, True) and (new is True or not _says(new))):
+            return []
+        if rest in (None, True):
+            return [Difference("ITEM_ADDED_TO_OPEN_CONTENT_MODEL", at, "anything could be written there before")]
+        found = self.of(rest, schema, at)
+        detail = "does not take all that could be written there before"
+        return [*found, Difference("ITEM_ADDED_NOT_COVERED_BY_PARTIALLY_OPEN_CONTENT_MODEL", at, detail)] if found else []
+
+    def _others(self, before: Any, after: Any, name: str, at: str) -> list[Difference]:
+        """What else may be there; None and True: anything."""
+        if after is False and before is not False:
+            return [Difference(f"{name}_REMOVED", at, "others may have been written")]
+        if isinstance(after, dict) and before in (None, True):
+            return [Difference(f"{name}_NARROWED", at, "others could be anything")]
+        return self.of(before, after, at) if isinstance(after, dict) and isinstance(before, dict) else []
+
+    def _unevaluated(self, old: dict[str, Any], new: dict[str, Any], keyword: str, path: str) -> list[Difference]:
+        return self._others(old.get(keyword), new.get(keyword), _upper(keyword), f"{path}/{keyword}")
 
 
 # -- reading a schema ---------------------------------------------------------------------------------------------------
@@ -256,12 +305,34 @@ def _types(schema: dict[str, Any]) -> list[str] | None:
 
 def _about_objects(schema: dict[str, Any]) -> bool:
     return bool(schema.keys() & {"properties", "required", "additionalProperties", "patternProperties", "dependentRequired",
-                                 "dependencies"})  # fmt: skip
+                                 "dependentSchemas", "dependencies", "unevaluatedProperties"})  # fmt: skip
+
+
+MISSING = object()
+
+
+def _items(schema: dict[str, Any]) -> tuple[list[Any], Any, Any]:
+    """The schemas of the first items, that of all, and that of those behind the first; None where there is none."""
+    items = schema.get("items")
+    if "prefixItems" in schema:
+        return schema["prefixItems"], None, items
+    if isinstance(items, list):
+        return items, None, schema.get("additionalItems")
+    return [], items, schema.get("additionalItems")
+
+
+def _rest(schema: dict[str, Any], rest: Any, unevaluated: str) -> Any:
+    """What may be there besides what is named; True: anything."""
+    return schema.get(unevaluated, True) if rest is None else rest
+
+
+def _others_of(schema: dict[str, Any]) -> Any:
+    return _rest(schema, schema.get("additionalProperties"), "unevaluatedProperties")
 
 
 def _open(schema: dict[str, Any]) -> bool:
     """Whether an object may have any other property."""
-    return not schema.get("patternProperties") and schema.get("additionalProperties", True) is True
+    return not schema.get("patternProperties") and _others_of(schema) is True
 
 
 def _partly(schema: dict[str, Any], name: str) -> Any:
@@ -269,7 +340,7 @@ def _partly(schema: dict[str, Any], name: str) -> Any:
     for pattern, inner in schema.get("patternProperties", {}).items():
         if re.search(pattern, name):
             return inner
-    more = schema.get("additionalProperties", True)
+    more = _others_of(schema)
     return more if isinstance(more, dict) else None
 
 
@@ -288,23 +359,6 @@ def _range(old: dict[str, Any], new: dict[str, Any], keyword: str, path: str) ->
         return []
     kind = f"{name}_{'DECREASED' if after < before else 'INCREASED'}"
     return [Difference(kind, f"{path}/{keyword}", f"was {before}, and is {after}")]
-
-
-def _dependencies(old: dict[str, Any], new: dict[str, Any], path: str) -> list[Difference]:
-    found = []
-    for keyword in ("dependentRequired", "dependencies"):
-        before, after = old.get(keyword, {}), new.get(keyword, {})
-        for name, wanted in after.items():
-            at = f"{path}/{keyword}/{name}"
-            if name not in before:
-                found.append(Difference("DEPENDENCY_ARRAY_ADDED", at, f"with {name}, {wanted} must be there"))
-            elif isinstance(wanted, list) and isinstance(before[name], list):
-                if not set(wanted) <= set(before[name]):
-                    kind = "DEPENDENCY_ARRAY_EXTENDED" if set(before[name]) <= set(wanted) else "DEPENDENCY_ARRAY_CHANGED"
-                    found.append(Difference(kind, at, f"with {name}, {_list(wanted)} must be there"))
-            elif wanted != before[name]:
-                found.append(Difference("DEPENDENCY_SCHEMA_CHANGED", at, "the schema changed"))
-    return found
 
 
 def _matched(fits: list[list[int]]) -> int:

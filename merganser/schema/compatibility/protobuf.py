@@ -1,7 +1,8 @@
 """Protocol Buffers: whether messages stay what they are when their file changes, as Confluent's Schema Registry judges it.
 
-Fields go by their numbers; names, and a field's being repeated, do not matter. A message that is no longer there, a field whose
-values are written in another way, and fields that come to exclude each other in a oneof are breaks.
+Fields go by their numbers; their names, and the package, do not matter. A message that is no longer there, a field whose values are
+written in another way, a number that becomes ``repeated`` or no longer is (where both files say how often), and fields that come to
+exclude each other in a oneof are breaks.
 """
 
 from __future__ import annotations
@@ -49,6 +50,9 @@ def unreadable(reader: Any, writer: Any, path: str = "", seen: frozenset[str] = 
             continue
         if different := _fields(old, new, at, shallow=True):
             found += different
+        elif old.is_repeated and not new.is_repeated:
+            detail = f"{new.name} was repeated, and is one value: the others would be lost"
+            found.append(Difference("FIELD_LABEL_CHANGED", at, detail))
         elif old.type != new.type and TYPES.get(new.type) not in HELD.get(TYPES.get(old.type, ""), ()):
             detail = f"{new.name} was {TYPES[old.type]}, and is {TYPES[new.type]}, which does not hold all of its values"
             found.append(Difference("FIELD_SCALAR_KIND_CHANGED", at, detail))
@@ -99,16 +103,13 @@ def _messages(old: Any, new: Any, path: str) -> list[Difference]:
 def _oneofs(before: dict[int, Any], after: dict[int, Any], path: str) -> list[Difference]:
     found = []
     for name in sorted({o for f in after.values() if (o := _oneof(f))}):
-        members = [n for n, f in after.items() if _oneof(f) == name]
-        moved = [n for n in members if n in before and _oneof(before[n]) is None]
-        stayed = [n for n in members if n in before and _oneof(before[n]) is not None]
-        if len(moved) > 1:
-            names = ", ".join(after[n].name for n in moved)
-            detail = f"{names} could be written together before"
-            found.append(Difference("MULTIPLE_FIELDS_MOVED_TO_ONEOF", f"{path}/{name}", detail))
-        elif moved and stayed:
-            detail = f"{after[moved[0]].name} could be written together with the others before"
-            found.append(Difference("FIELD_MOVED_TO_EXISTING_ONEOF", f"{path}/{name}", detail))
+        members = [n for n, f in after.items() if _oneof(f) == name and n in before]
+        alone = [n for n in members if _oneof(before[n]) is None]
+        if len(alone) + len({o for n in members if (o := _oneof(before[n]))}) < 2:
+            continue  # these excluded each other before
+        kind = "MULTIPLE_FIELDS_MOVED_TO_ONEOF" if len(alone) > 1 else "FIELD_MOVED_TO_EXISTING_ONEOF"
+        names = ", ".join(after[n].name for n in members)
+        found.append(Difference(kind, f"{path}/{name}", f"of {names} several could be written together before"))
     kept = {o for f in after.values() if (o := _oneof(f))}
     for number, field in sorted(before.items()):
         if number not in after and _oneof(field) in kept:
@@ -125,6 +126,9 @@ def _fields(old: Any, new: Any, path: str, shallow: bool = False) -> list[Differ
         if WIRE[old.type] != WIRE[new.type]:
             detail = f"{new.name} was written as {WIRE[old.type]}, and is read as {WIRE[new.type]}"
             return [Difference("FIELD_SCALAR_KIND_CHANGED", path, detail)]
+        was, now = _label(old), _label(new)
+        if not shallow and was and now and was != now and WIRE[old.type] != "text or bytes":
+            return [Difference("FIELD_NUMERIC_LABEL_CHANGED", path, f"{new.name} was {was}, and is {now}")]
         return []
     if before == "map":
         if shallow:
@@ -137,6 +141,13 @@ def _fields(old: Any, new: Any, path: str, shallow: bool = False) -> list[Differ
     if not shallow and old.message_type.file.name != old.containing_type.file.name:
         return _messages(old.message_type, new.message_type, path)  # of a file that it imports
     return []
+
+
+def _label(field: Any) -> str | None:
+    """How often a scalar field is there, where its file says so: that of proto3 does not for one without ``optional``."""
+    if field.is_required or field.is_repeated:
+        return "required" if field.is_required else "repeated"
+    return "optional" if field.has_presence and _oneof(field) is None and not field.containing_type.GetOptions().map_entry else None
 
 
 def _kind(field: Any) -> str:
