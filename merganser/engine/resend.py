@@ -24,7 +24,7 @@ from merganser.operators.changes import RETRACTED
 from merganser.operators.fetch import FetchStep
 from merganser.operators.fold import REASON
 from merganser.operators.write import HeldStep, WriteStep
-from merganser.plan import Aggregated, Changes, Fetch, Source, Write, by_workers, ordered
+from merganser.plan import Aggregated, Changes, Fetch, Fold, MapBatches, Source, Write, by_workers, ordered
 from merganser.sql import literal, quote
 from merganser.store import Books, Progress, Store
 
@@ -60,8 +60,10 @@ def promise(write: Write) -> str:
 
 def obstacle(store: Store, write: Write, cohort: int) -> str | None:
     """Why it cannot be known any more what a sink was sent; None if it can."""
-    if store.value("SELECT count(*) FROM merganser.gained WHERE cohort = ?", [cohort]):
-        return "its source gained columns while it was being sent"
+    gained = {name for (name,) in store.rows("SELECT DISTINCT name FROM merganser.gained WHERE cohort = ?", [cohort])}
+    # No SQL can mention them, or the plan would be another one; but rows and functions may have them.
+    if gained & set(write.columns) or (gained and any(isinstance(node, (Fold, MapBatches)) for node in ordered([write]))):
+        return f"its source gained {', '.join(sorted(gained))} while it was being sent"
     fetches = sum(isinstance(node, Fetch) for node in ordered([write]))
     unanswered = store.rows(_UNANSWERED.format("file"), [write.name])
     if unanswered and (fetches > 1 or any(file.startswith(MADE) for (file,) in unanswered)):

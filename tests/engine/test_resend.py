@@ -202,6 +202,48 @@ def test_files_get_the_rows_in_files_of_their_own(tmp_path: Path, name: str) -> 
     assert all(check.ok for check in verify([flow], store))
 
 
+def test_a_sink_that_cannot_be_written_to_gets_its_rows_from_the_next_run(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flow, store = run_once(
+        tmp_path, mg.memory([event("a", 1), b"{", event("b", 3)]),
+        lambda read: read.select("id").write(mg.files(out / "out-*.jsonl"), name="out"),
+    )  # fmt: skip
+    out.rename(tmp_path / "aside")
+    out.write_text("no folder")
+    with pytest.raises(mg.StoreError, match="cannot write to"):
+        engine.redrive([flow], Selection(), store)
+    assert not letters(store) and rows(store, "SELECT seq FROM merganser.outbox") == [(3,)]
+    out.unlink()
+    (tmp_path / "aside").rename(out)
+    mg.run([flow], store)
+    lines = [line for path in sorted(out.iterdir()) for line in path.read_text().splitlines()]
+    assert [json.loads(line)["id"] for line in lines] == ["a", "b", "m"] and all(check.ok for check in verify([flow], store))
+
+
+def test_a_sink_with_columns_that_its_source_gained_is_left(tmp_path: Path) -> None:
+    events, told = mg.memory([event("a", 1, more=1), b"{"]), list[str]()
+    whole, counts = mg.memory([]), mg.memory([])
+
+    def make(**more: str) -> mg.Flow:
+        flow = mg.Flow("f")
+        read = flow.read(source(events, schema={**KIND, **more}))
+        read.materialize("kept")
+        read.write(whole, name="whole")
+        read.group_by("key").aggregate(n="count(*)").write(counts, name="counts", emit="updates")
+        return flow
+
+    store = tmp_path / "s.duckdb"
+    mg.run([make()], store)
+    mg.run([make(more="INTEGER")], store)
+    fix(store, f"'{json.dumps(event('m', 2))}'")
+    done = engine.redrive([make(more="INTEGER")], Selection(), store, tell=told.append)
+    assert done is not None and [(s.sink, s.rows) for s in done.sinks] == [("counts", 2)] and len(values(whole)) == 1
+    assert told == [
+        "counts is sent what changes in its table", "whole is sent nothing: its source gained more while it was being sent",
+    ]  # fmt: skip
+    assert all(check.ok for check in verify([make(more="INTEGER")], store))
+
+
 def test_a_late_partition_has_the_floor_that_it_had(tmp_path: Path) -> None:
     """What it was late for when it was found stays late: the windows were sent, and must not be sent again."""
     events, out = Memory({"0": [b"{", json.dumps(event("a", 1)).encode(), json.dumps(event("b", 500)).encode()]}), mg.memory([])
