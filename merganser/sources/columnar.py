@@ -12,7 +12,7 @@ import pyarrow.parquet
 
 from merganser.errors import SourceError
 from merganser.sources.arrow_sizes import Blocks, bits, grown
-from merganser.sources.parquet_sizes import becomes
+from merganser.sources.parquet_sizes import Sizes
 from merganser.sources.text import Piece
 
 MAX_GROUP = 4 << 30
@@ -38,6 +38,7 @@ class ColumnarFile:
             if kind == "parquet":
                 self._file: Any = pyarrow.parquet.ParquetFile(name)
                 self._groups: int = self._file.num_row_groups
+                self._sizes = Sizes(name, self._file)
             else:
                 data = pa.memory_map(name).read_buffer()
                 self._file = pyarrow.ipc.open_file(data)
@@ -56,6 +57,7 @@ class ColumnarFile:
         self._table = None
         if self._kind == "parquet":
             self._file.close()
+            self._sizes.close()
 
     def read(self, max_bytes: int, *, last: bool) -> Piece | None:
         while self._group < self._groups:
@@ -99,7 +101,7 @@ class ColumnarFile:
         group = self._file.metadata.row_group(self._group)  # not its columns: pyarrow 26 ends the process at some damaged ones
         _check([("", group.total_byte_size)])
         _check([("", self._row_bits() * group.num_rows // 8)])
-        _check(becomes(self._name, self._file, self._group, MAX_GROUP))
+        _check(self._sizes.becomes(self._group, MAX_GROUP))
 
     def _check_buffers(self, blocks: Blocks) -> None:
         """The same of a record batch of Arrow, and of the dictionaries, which are read with the first one."""

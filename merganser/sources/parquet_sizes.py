@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -50,20 +51,53 @@ class _Chunk:
     largest: int = 0
 
 
-def becomes(name: str, file: pyarrow.parquet.ParquetFile, group: int, most: int) -> Iterator[tuple[str, int]]:
-    """Each column's path and the bytes it becomes; at least that, where it is more than ``most``. Raises ValueError, OSError."""
-    for i, chunk in enumerate(_pages(name, group)):
-        column = file.schema.column(i)
-        values = chunk.values * (_width(column) + LEVELS * (column.max_repetition_level > 0))
-        if column.physical_type == "BYTE_ARRAY":
-            size = chunk.dictionary + chunk.data + values
-            if size + chunk.indexed * chunk.dictionary > most:
-                size += _indexed(name, file, group, column.path, chunk, most - size)
-            if chunk.prefixed * chunk.largest > most:
-                size = max(size, _prefixed(file, group, column, chunk, most))
-        else:
-            size = chunk.dictionary + max(chunk.data, values)
-        yield column.path, int(size)
+class Sizes:
+    """Of the row groups of one file."""
+
+    def __init__(self, name: str, file: pyarrow.parquet.ParquetFile) -> None:
+        self._name, self._file = name, file
+        self._columns = [file.schema.column(i) for i in range(len(file.schema))]
+        self._raw = Path(name).open("rb")  # noqa: SIM115 # closed by close()
+
+    def close(self) -> None:
+        self._raw.close()
+
+    def becomes(self, group: int, most: int) -> Iterator[tuple[str, int]]:
+        """Each column's path and the bytes it becomes, at least that where it is more than ``most``. Raises ValueError, OSError."""
+        for column, chunk in zip(self._columns, self._pages(group)):
+            values = chunk.values * (_width(column) + LEVELS * (column.max_repetition_level > 0))
+            if column.physical_type == "BYTE_ARRAY":
+                size = chunk.dictionary + chunk.data + values
+                if size + chunk.indexed * chunk.dictionary > most:
+                    size += _indexed(self._name, self._file, group, column.path, chunk, most - size)
+                if chunk.prefixed * chunk.largest > most:
+                    size = max(size, _prefixed(self._file, group, column, chunk, most))
+            else:
+                size = chunk.dictionary + max(chunk.data, values)
+            yield column.path, int(size)
+
+    def _pages(self, group: int) -> list[_Chunk]:
+        """Of each column. Not asked of pyarrow 26, which ends the process at some damaged metadata of columns."""
+        try:
+            return [_gone_through(self._raw, *where) for where in self._groups[group]]
+        except (IndexError, KeyError, TypeError, OverflowError) as error:
+            raise ValueError(f"the metadata of its columns are damaged ({error!r})") from None
+
+    @cached_property
+    def _groups(self) -> list[list[tuple[int, int, int]]]:
+        """Where each column of each row group begins and ends, and how many values it has."""
+        self._raw.seek(-8, 2)
+        length = struct.unpack("<I", self._raw.read(4))[0]
+        self._raw.seek(-8 - length, 2)
+        footer, _ = _Thrift(self._raw.read(length)).struct()
+        return [[_where(column[3]) for column in group[1]] for group in footer[4]]
+
+
+def _where(meta: dict[int, Any]) -> tuple[int, int, int]:
+    start = meta[9]
+    if 0 < meta.get(11, 0) < start:
+        start = meta[11]
+    return start, start + meta[7], meta[5]
 
 
 def _width(column: Any) -> float:
@@ -118,15 +152,6 @@ def _prefixed(file: pyarrow.parquet.ParquetFile, group: int, column: Any, chunk:
     return size
 
 
-def _pages(name: str, group: int) -> list[_Chunk]:
-    """Of each column in a row group. Not asked of pyarrow 26, which ends the process at some damaged metadata of columns."""
-    with Path(name).open("rb") as raw:
-        try:
-            return [_gone_through(raw, *where) for where in _chunks(raw, group)]
-        except (IndexError, KeyError, TypeError, OverflowError) as error:
-            raise ValueError(f"the metadata of its columns are damaged ({error!r})") from None
-
-
 def _gone_through(raw: BinaryIO, start: int, end: int, values: int) -> _Chunk:
     """What the headers of a chunk's pages say."""
     chunk = _Chunk()
@@ -157,22 +182,6 @@ def _gone_through(raw: BinaryIO, start: int, end: int, values: int) -> _Chunk:
     return chunk
 
 
-def _chunks(raw: BinaryIO, group: int) -> list[tuple[int, int, int]]:
-    """Where each column of a row group begins and ends, and how many values it has."""
-    raw.seek(-8, 2)
-    length = struct.unpack("<I", raw.read(4))[0]
-    raw.seek(-8 - length, 2)
-    footer, _ = _Thrift(raw.read(length)).struct()
-    found = []
-    for column in footer[4][group][1]:
-        meta = column[3]
-        start = meta[9]
-        if 0 < meta.get(11, 0) < start:
-            start = meta[11]
-        found.append((start, start + meta[7], meta[5]))
-    return found
-
-
 class _Thrift:
     """Reads Thrift's compact protocol: a struct as values by the ids of its fields. Raises IndexError past the end."""
 
@@ -188,7 +197,10 @@ class _Thrift:
         while octet := self._octet():
             kind = octet & 15
             number = number + (octet >> 4) if octet >> 4 else self._whole()
-            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
+            if kind in (5, 6):  # most are whole numbers
+                fields[number] = self._whole()
+            else:
+                fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
         return fields, self._at
 
     def _value(self, kind: int, depth: int) -> Any:
@@ -224,8 +236,11 @@ class _Thrift:
         return self._data[self._at - size : self._at]
 
     def _number(self) -> int:
-        value = 0
-        for shift in range(0, 70, 7):
+        value = self._octet()
+        if value < 128:
+            return value
+        value &= 127
+        for shift in range(7, 70, 7):
             octet = self._octet()
             value |= (octet & 127) << shift
             if octet < 128:

@@ -127,8 +127,9 @@ def test_what_comes_before_is_kept_and_what_comes_after_is_read_once_the_file_is
 def _read(path: Path) -> pa.Table:
     file = ColumnarFile(str(path), "parquet" if path.suffix == ".parquet" else "arrow", None)
     pieces = []
-    while (piece := file.read(1 << 20, last=True)) is not None:
-        pieces.append(piece.payload)
+    with contextlib.closing(file):
+        while (piece := file.read(1 << 20, last=True)) is not None:
+            pieces.append(piece.payload)
     return pa.concat_tables(pieces) if pieces else pa.table({})
 
 
