@@ -117,13 +117,11 @@ class CsvCodec:
     def _cast_sql(self) -> str:
         items, bad = [], []
         for c in self._schema.columns:
-            how, text = rule(c), f"t.{quote(c.name)}"
-            decoded = f"TRY_CAST({text} AS {how.decoded})"
-            value = f"TRY(({how.value.replace('{}', decoded)})::{c.type})"
+            how, text = rule(c.type), f"t.{quote(c.name)}"
+            decoded = text if how.decoded == "VARCHAR" else f"TRY_CAST({text} AS {how.decoded})"
+            value = f"TRY({how.held(decoded)})"
             items.append(f"{value} AS {quote(c.name)}")
             bad.append(f"({text} IS NOT NULL AND {value} IS NULL)")
-            if how.check:
-                bad.append(f"(TRY({how.check.replace('{}', decoded)}) IS FALSE)")
             if c.required:
                 bad.append(f"{text} IS NULL")
         return f"SELECT {', '.join(items)}, ({' OR '.join(bad)}) AS _bad FROM _texts t"

@@ -1,59 +1,81 @@
-"""JSON objects that lack keys of a STRUCT, which is NULL there: the same text with these keys, for a query that wants all."""
+"""JSON in Python, with all that it says; and objects made so that the query takes them."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from merganser.schema.types import SqlType
 
 
-class _Number(str):
+class Number(str):
     """A number as it is written, so that no digit of it is lost."""
 
 
-class _Object(list[tuple[str, Any]]):
+class Object(list[tuple[str, Any]]):
     """An object with its keys as they came."""
 
 
-def lacking(kinds: Mapping[str, SqlType]) -> bool:
-    """Whether there is any STRUCT in these types."""
-    return any(kind.name == "STRUCT" or lacking({str(i): t for i, (_, t) in enumerate(kind.inner)}) for kind in kinds.values())
+def mendable(kind: SqlType) -> bool:
+    """Whether there is a STRUCT or a DECIMAL in a type."""
+    return kind.name in ("STRUCT", "DECIMAL") or any(mendable(inner) for _, inner in kind.inner)
 
 
-def filled(text: str, kinds: Mapping[str, SqlType]) -> str | None:
-    """An object's text with ``null`` for each key of a STRUCT that it lacks; None if it lacks none, or is no object.
+def tree(text: str | bytes, constant: Callable[[str], Any] = Number) -> Any:
+    """A text of JSON with all that it says: digits, repeated keys. ``constant``: what to make of NaN and its like.
+
+    Raises ValueError, and RecursionError for brackets within brackets without end.
+    """
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=constant, object_pairs_hook=Object)
+
+
+def filled(line: str, kinds: Mapping[str, SqlType]) -> str | None:
+    """An object's text with ``null`` for each key of a STRUCT that it lacks, and with DECIMALs as texts of all their digits; None
+    if that changes nothing, or it is no object.
 
     ``kinds``: the types of its values by key.
     """
     try:
-        tree = json.loads(text, parse_int=_Number, parse_float=_Number, parse_constant=_Number, object_pairs_hook=_Object)
+        found = tree(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(tree, _Object):
+    if not isinstance(found, Object):
         return None
-    made = _Object((key, _filled(value, kinds[key]) if key in kinds else value) for key, value in tree)
-    return None if made == tree else _text(made)
+    made = Object((key, _filled(value, kinds[key]) if key in kinds else value) for key, value in found)
+    return None if (whole := text(made)) == text(found) else whole
 
 
 def _filled(value: Any, kind: SqlType) -> Any:
-    if kind.name == "STRUCT" and isinstance(value, _Object):
+    if kind.name == "STRUCT" and isinstance(value, Object):
         inner, there = dict(kind.inner), {key for key, _ in value}
         made = [(key, _filled(v, inner[key]) if key in inner else v) for key, v in value]
-        return _Object([*made, *((key, None) for key in inner if key not in there)])
-    if kind.name == "MAP" and isinstance(value, _Object):
-        return _Object((key, _filled(v, kind.inner[1][1])) for key, v in value)
-    if kind.name == "LIST" and isinstance(value, list) and not isinstance(value, _Object):
+        return Object([*made, *((key, None) for key in inner if key not in there)])
+    if kind.name == "MAP" and isinstance(value, Object):
+        return Object((key, _filled(v, kind.inner[1][1])) for key, v in value)
+    if kind.name == "LIST" and isinstance(value, list) and not isinstance(value, Object):
         return [_filled(v, kind.inner[0][1]) for v in value]
-    return value
+    return _digits(value) if kind.name == "DECIMAL" and isinstance(value, str) else value
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, _Number):
+def _digits(number: str) -> str:
+    """A number with more digits than a DOUBLE has, so that it is not taken for one: zeros behind its own."""
+    try:
+        value = Decimal(number)
+    except InvalidOperation:
+        return number
+    if not value.is_finite() or abs(value.adjusted()) > 99:
+        return number
+    return f"{value:f}{'' if '.' in f'{value:f}' else '.'}{'0' * 18}"
+
+
+def text(value: Any) -> str:
+    """The text of what ``tree`` made."""
+    if isinstance(value, Number):
         return value
-    if isinstance(value, _Object):
-        return "{" + ",".join(f"{json.dumps(key)}:{_text(v)}" for key, v in value) + "}"
+    if isinstance(value, Object):
+        return "{" + ",".join(f"{json.dumps(key)}:{text(v)}" for key, v in value) + "}"
     if isinstance(value, list):
-        return "[" + ",".join(map(_text, value)) + "]"
+        return "[" + ",".join(map(text, value)) + "]"
     return json.dumps(value)

@@ -1,12 +1,11 @@
 """JSON Lines to Arrow: a vectorised search for line ends, then one DuckDB query over the lines.
 
-Values are DuckDB's casts of JSON values, with these stricter rules, since a cast must not change a value unseen: a number
-takes no boolean, however deep within others; an integer column takes no fraction, a floating-point one nothing infinite,
-and a TIMESTAMP text with a zone is that instant in UTC. Numbers and booleans in quotes are taken for what they say;
-anything can be a VARCHAR or JSON, as its JSON text. A DECIMAL is rounded to its scale.
+A value is what the text of it says by the rules of ``values``, however deep it stands within others, whether it is in quotes or
+not; one that its column's type cannot hold is refused. Anything can be a VARCHAR or JSON, as its JSON text.
 
-A chunk in which every record has every key needs one strict query. If that fails, a lenient one takes the records that
-lack nullable keys, and what it doubts is looked at column by column. The verdict on a record does not depend on its
+A chunk in which every record has every key needs one strict query, which takes what is surely right (``quick``). Records
+that it doubts go through another, which goes by the texts of all values. If either fails, a lenient one takes the records that
+lack nullable keys, and what that doubts is looked at column by column. The verdict on a record does not depend on its
 neighbours, whichever query it came by.
 """
 
@@ -24,10 +23,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
-from merganser.codecs.booleans import doubted, no_boolean, path
-from merganser.codecs.filling import filled, lacking
+from merganser.codecs.explaining import explain
+from merganser.codecs.filling import Object, filled, mendable, text
 from merganser.codecs.messages import Messages
-from merganser.codecs.values import LARGE, SMALL, after_comma, is_json, line_ends, numeric, ordinals, place, rule, shown, utf8_error
+from merganser.codecs.quick import quick
+from merganser.codecs.values import after_comma, is_json, line_ends, ordinals, place, rule, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
 from merganser.schema.types import parse
@@ -99,14 +99,15 @@ class JsonCodec:
         self.beside({})
         self._middle, self._slow = Query(self._middle_sql(), "_lines"), Query(self._slow_sql(), "_lines")
         self._names = list(schema.names())
-        kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type}
-        self._structs = kinds if lacking(kinds) else {}
+        kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type or "DECIMAL(" in c.type}
+        self._mended = {name: kind for name, kind in kinds.items() if mendable(kind)}
         self._lenient = False
-        self._empty = schema.arrow_schema().empty_table()
         self._careful = False
+        self._alone: dict[str, JsonCodec] = {}
         try:
+            self._empty = schema.arrow_schema().empty_table()
             self._fast[True].run(_table(pa.array([], pa.string())))
-        except duckdb.Error as error:
+        except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
             raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
 
     # -- the codec ------------------------------------------------------------------------------------------------
@@ -161,22 +162,18 @@ class JsonCodec:
     # -- queries --------------------------------------------------------------------------------------------------
 
     def _fast_sql(self, careful: bool) -> str:
-        items, checks = [], ["s IS NOT NULL"]
+        """``_sure``: whether a row is right for certain; without ``careful``, one that is not may be right all the same."""
+        items, checks, spec = [], ["s IS NOT NULL"], {}
         for c in self._schema.columns:
-            how, field = rule(c, careful), f"s.{quote(c.name)}"
+            how, field = rule(c.type, json=True) if careful else quick(c.type), f"s.{quote(c.name)}"
+            spec[c.name] = how.decoded
             items.append(f"{how.value.replace('{}', field)} AS {quote(c.name)}")
             if how.check:
-                checks.append(f"{how.check.replace('{}', field)} IS NOT FALSE")
-            if careful and (unlike := no_boolean(c, field)):
-                checks.append(unlike)
+                checks.append(f"({how.check.replace('{}', field)}) IS NOT FALSE")
             if c.required:
                 checks.append(f"{field} IS NOT NULL")
-        spec = {c.name: rule(c, careful).decoded for c in self._schema.columns}
-        # A boolean is 0 or 1 to DuckDB: records in which a number is one of these are read again, integers as text, which
-        # tells them apart; other numbers only where there is a boolean at all.
-        flags = [] if careful else [flag for c in self._schema.columns if (flag := doubted(c))]
         sql = (
-            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok, ({' OR '.join(flags) or 'false'}) AS _flags"
+            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _sure"
             f" FROM (SELECT l, json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
         )
         return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
@@ -186,21 +183,15 @@ class JsonCodec:
         items, checks = [], ["s IS NOT NULL", "len(_keys) = len(list_distinct(_keys))"]
         spec: dict[str, str] = {}
         for c in self._schema.columns:
-            how, field, name = rule(c), f"s.{quote(c.name)}", quote(c.name)
-            if c.type.endswith("]") or "(" in c.type.removeprefix("DECIMAL("):  # a lenient cast loses what is in there
+            how, name = rule(c.type, json=True), quote(c.name)
+            absent = f"coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL'"
+            if how.decoded not in ("VARCHAR", "JSON"):  # a lenient cast loses what is in there
                 items.append(f"NULL::{c.type} AS {name}")
-                checks.append(f"coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL'")
+                checks.append(absent)
                 continue
             spec[c.name] = how.decoded
-            items.append(f"TRY({how.value.replace('{}', field)}) AS {name}")
-            if how.check:
-                checks.append(f"TRY({how.check.replace('{}', field)}) IS NOT FALSE")
-            if unlike := no_boolean(c, field):
-                checks.append(unlike)
-            if c.required:
-                checks.append(f"{name} IS NOT NULL")
-            else:
-                checks.append(f"({name} IS NOT NULL OR coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL')")
+            items.append(f"TRY({how.held(f's.{quote(c.name)}')}) AS {name}")
+            checks.append(f"{name} IS NOT NULL" if c.required else f"({name} IS NOT NULL OR {absent})")
         return (
             f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
             f" FROM (SELECT l, TRY(json_transform(l, {literal(json.dumps(spec))})) AS s, TRY(json_keys(l)) AS _keys"
@@ -212,19 +203,13 @@ class JsonCodec:
         items, bad = [], ["_type IS DISTINCT FROM 'OBJECT'", "len(_keys) <> len(list_distinct(_keys))"]
         known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
-            how, name = rule(c), quote(c.name)
-            raw = f"json_extract(j, {literal(path(c.name))})"
-            # From the line itself: a number that was taken out of it before has lost digits.
+            how, name = rule(c.type, json=True), quote(c.name)
+            raw = f"json_extract(j, {literal(_path(c.name))})"
             spec = literal(json.dumps({c.name: how.decoded}))
-            cast = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
-            value = f"TRY(({how.value.replace('{}', f'({cast})')})::{c.type})"
+            text = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
-            items.append(f"CASE WHEN {present} THEN {value} END AS {name}")
+            items.append(f"CASE WHEN {present} THEN TRY({how.held(f'({text})')}) END AS {name}")
             bad.append(f"({present} AND {name} IS NULL)")
-            if how.check:
-                bad.append(f"({present} AND {how.check.replace('{}', f'({cast})')} IS FALSE)")
-            if unlike := no_boolean(c, name):
-                bad.append(f"({present} AND NOT {unlike})")
             if c.required:
                 bad.append(f"{name} IS NULL")
         return (
@@ -237,19 +222,31 @@ class JsonCodec:
     def _try_fast(self, lines: pa.Array) -> pa.Table | None:
         """All columns, or None if any record has to be looked at more closely."""
         try:
-            table = self._fast[self._careful].run(_table(lines))
-            flags = table["_flags"]
-            if pc.any(flags).as_py():
-                doubted = lines.filter(flags.combine_chunks())
-                if not _all(self._fast[True].run(_table(doubted))["_ok"]):
+            found = self._run_fast(lines, self._careful)
+            if found is None:
+                return None
+            table, sure = found
+            if not _all(sure):
+                if self._careful:
                     return None
+                doubted = pc.invert(sure.fill_null(False))
+                count = pc.sum(doubted).as_py()
                 # Where they are many, do not read them twice.
-                self._careful = len(doubted) > len(lines) // 4
+                self._careful = count > len(lines) // 4
+                looked = self._run_fast(lines.filter(doubted.combine_chunks()), True)
+                if looked is None or not _all(looked[1]):
+                    return None
+                again = looked[0]
+                if not again.equals(table.filter(doubted)):
+                    table = _merged(table, again, doubted.to_numpy())
         except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException, UnicodeDecodeError):
             return None
-        if len(table) != len(lines) or not _all(table["_ok"]):
-            return None
-        return table.select([*self._names, *self._beside])
+        return table
+
+    def _run_fast(self, lines: pa.Array, careful: bool) -> tuple[pa.Table, pa.ChunkedArray] | None:
+        """All columns, and which rows are right for certain. None if there are records of which it cannot say."""
+        table = self._fast[careful].run(_table(lines))
+        return (table.select([*self._names, *self._beside]), table["_sure"]) if len(table) == len(lines) else None
 
     def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows that are good, and the numbers of their lines."""
@@ -273,7 +270,7 @@ class JsonCodec:
     def _one_by_one(self, lines: pa.Array, fill: bool = True) -> tuple[pa.Table, list[int]]:
         """All columns (whatever stands in bad records), and the numbers of the bad records.
 
-        ``fill``: keys that a STRUCT lacks are NULL in it; the query wants all of them.
+        ``fill``: keys that a STRUCT lacks are NULL in it, and a DECIMAL has all digits of a number; the query wants it written so.
         """
         try:
             table = self._slow.run(_table(lines))
@@ -285,9 +282,9 @@ class JsonCodec:
             return pa.concat_tables([a, b]), bad_a + [half + i for i in bad_b]
         bad = np.flatnonzero(table["_bad"].fill_null(True).to_numpy()).tolist()
         table = table.drop_columns(["_bad"])
-        if not bad or not self._structs or not fill:
+        if not bad or not self._mended or not fill:
             return table, bad
-        whole = {i: text for i in bad if (text := filled(lines[i].as_py() or "", self._structs)) is not None}
+        whole = {i: more for i in bad if (more := filled(lines[i].as_py() or "", self._mended)) is not None}
         if not whole:
             return table, bad
         own, still = self._one_by_one(pa.array(list(whole.values())), fill=False)
@@ -300,98 +297,31 @@ class JsonCodec:
 
     def _reject(self, raw: bytes, seq: int, at: Place) -> Reject:
         wrong = utf8_error(raw)
-        reason, detail = ("not utf-8", wrong) if wrong else self._explain(raw)
+        reason, detail = ("not utf-8", wrong) if wrong else explain(raw, self._schema, self._fits)
         return Reject(seq, at, raw, reason, detail)
 
-    def _explain(self, raw: bytes) -> tuple[str, str]:
-        """Reason and detail for a record that the queries refused."""
-        if not raw.strip():
-            return "empty line", "the record is empty; a JSON object was expected"
-        try:
-            pairs = json.loads(raw, object_pairs_hook=_Pairs, parse_constant=_no_constant)
-        except _NotFinite as error:
-            return "not finite", str(error)
-        except ValueError as error:
-            return "not json", f"{error}; a JSON object was expected"
-        except RecursionError:
-            return "nested too deeply", "the record has more brackets within each other than can be told apart"
-        if not isinstance(pairs, _Pairs):
-            return "not an object", f"the record is {_kind(pairs)}; a JSON object was expected"
-        if not _is_text(pairs):
-            return "lone surrogate", "there is half a character in it (\\ud800 to \\udfff alone), which is no text"
-        keys = [key for key, _ in pairs]
-        twice = sorted({key for key in keys if keys.count(key) > 1})
-        if twice:
-            return "duplicate key", f"key {twice[0]!r} stands in the object more than once"
-        values = dict(pairs)
-        for column in self._schema.columns:
-            value = values.get(column.name)
-            if value is None:
-                if column.required:
-                    found = "null" if column.name in values else "absent"
-                    return "missing field", f"column {column.name!r} ({column.type} NOT NULL) is {found}"
-            elif not self._fits(column, value):
-                fraction = isinstance(value, float) and column.type in (*SMALL, *LARGE)
-                reason = "out of range" if numeric(column.type) and _kind(value) == "a number" and not fraction else "wrong type"
-                return reason, f"column {column.name!r}: expected {column.type}, found {_kind(value)} {shown(value)}"
-        if (key := _twice(pairs)) is not None:
-            return "duplicate key", f"key {key!r} stands more than once in an object within the record"
-        return "wrong type", "the record does not fit the schema"
-
     def _fits(self, column: Column, value: object) -> bool:
-        one = JsonCodec(Schema((Column(column.name, column.type),)))
-        text = json.dumps({column.name: _plain(value)})
-        return not one._one_by_one(pa.array([text]))[1]
+        if column.name not in self._alone:
+            self._alone[column.name] = JsonCodec(Schema((Column(column.name, column.type),)))
+        return not self._alone[column.name]._one_by_one(pa.array([text(Object([(column.name, value)]))]))[1]
 
 
-class _Pairs(list[tuple[str, object]]):
-    """An object with its keys as they came, repeated ones too."""
+def _path(name: str) -> str:
+    """The JSON path of a key of a record."""
+    return '$."' + name.replace('"', '\\"') + '"'
 
 
 def _table(lines: pa.Array) -> pa.Table:
     return pa.table({"l": lines})
 
 
+def _merged(table: pa.Table, again: pa.Table, which: npt.NDArray[np.bool_]) -> pa.Table:
+    """A table with other rows in some places."""
+    rows = np.arange(len(table))
+    rows[which] = len(table) + np.arange(len(again))
+    return pa.concat_tables([table, again]).take(pa.array(rows))
+
+
 def _all(flags: pa.ChunkedArray) -> bool:
     """Whether all are true, none false or NULL."""
     return not flags.null_count and pc.all(flags).as_py() is not False
-
-
-def _plain(value: object) -> object:
-    """A value with its objects as dicts."""
-    if isinstance(value, _Pairs):
-        return {key: _plain(inner) for key, inner in value}
-    return [_plain(inner) for inner in value] if isinstance(value, list) else value
-
-
-def _twice(value: object) -> str | None:
-    """A key that stands in an object twice, however deep."""
-    if not isinstance(value, list):
-        return None
-    keys = [key for key, _ in value] if isinstance(value, _Pairs) else []
-    inner = (v for _, v in value) if isinstance(value, _Pairs) else iter(value)
-    return next((key for key in keys if keys.count(key) > 1), None) or next(filter(None, map(_twice, inner)), None)
-
-
-def _is_text(value: object) -> bool:
-    """Whether all texts in a value are such: JSON can say half of a pair of surrogates."""
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-class _NotFinite(ValueError):
-    """A number that JSON does not have."""
-
-
-def _no_constant(name: str) -> None:
-    raise _NotFinite(f"{name} is no JSON value; null, or a text in a VARCHAR, says that there is no number")
-
-
-def _kind(value: object) -> str:
-    names = {dict: "an object", _Pairs: "an object", list: "an array", str: "a string", bool: "a boolean"}
-    if value is None:
-        return "null"
-    return names.get(type(value), "a number")

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from merganser.schema.types import SqlType
 from merganser.sql import literal, quote
 
-Leaves = Mapping[str, Callable[[str], str]]
-"""By name of a type: SQL for another value, given SQL for a value of it."""
+Leaves = Mapping[str, Callable[[str, SqlType], str]]
+"""By name of a type: SQL for another value, given SQL for a value of it, and the type."""
 
 
 def has(kind: SqlType, leaves: Leaves) -> bool:
@@ -21,7 +21,7 @@ def remade(value: str, kind: SqlType, leaves: Leaves, depth: int = 0) -> str:
     if not has(kind, leaves):
         return value
     if kind.name in leaves:
-        return leaves[kind.name](value)
+        return leaves[kind.name](value, kind)
     each = f"_e{depth}"
     if kind.name == "LIST":
         return f"list_transform({value}, lambda {each}: {remade(each, kind.inner[0][1], leaves, depth + 1)})"

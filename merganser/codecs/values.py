@@ -4,46 +4,123 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from merganser.codecs import Chunk, Place
 from merganser.codecs.shapes import remade, spelt
-from merganser.schema import Column
-from merganser.schema.types import parse
+from merganser.schema.types import SqlType, parse
 
 SMALL = ("TINYINT", "SMALLINT", "INTEGER", "UTINYINT", "USMALLINT", "UINTEGER")
 LARGE = ("BIGINT", "UBIGINT", "HUGEINT", "UHUGEINT")
 FLOATS = ("DOUBLE", "FLOAT")
+DIGITS = {
+    "TIMESTAMP": 6, "TIMESTAMP WITH TIME ZONE": 6, "TIMESTAMP_S": 0, "TIMESTAMP_MS": 3, "TIMESTAMP_NS": 9, "TIMESTAMPTZ_NS": 9,
+    "TIME": 6, "TIME WITH TIME ZONE": 6, "TIME_NS": 9,
+}  # fmt: skip
+"""How many digits of a second a type has."""
+
+NESTED = ("LIST", "MAP", "STRUCT")
+INTERVAL = r"\s*([-+]?\d+(\.\d{0,6}0*\s*s(ec|econd)?s?|\s*[a-z]+)\s*)*([-+]?\d+:\d+(:\d+(\.\d{0,6}0*)?)?\s*)?(ago\s*)?"
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """How a column type is decoded: first as what, its value from that (``{}``), and what must hold besides."""
+    """How a text becomes a value, in SQL with the text as ``{}``.
 
-    decoded: str
+    Where ``check`` is false, ``value`` is not what the text says, or fails. ``decoded``: the type that it is read as before, which
+    is the type itself with texts for all that it is made of.
+    """
+
     value: str
     check: str | None = None
+    decoded: str = "VARCHAR"
+
+    def held(self, text: str) -> str:
+        """SQL for the value of a text, a cast in which fails if the type cannot hold what it says."""
+        if self.check is None:
+            return self.value.replace("{}", text)
+        return self.value.replace("{}", f"(CASE WHEN ({self.check.replace('{}', text)}) IS NOT FALSE THEN {text} ELSE '???' END)")
 
 
-def rule(column: Column, careful: bool = True) -> Rule:
-    """``careful``: read small integers as text too, which tells a boolean from 0 and 1."""
-    kind = column.type
-    if kind in LARGE:  # text, since a DOUBLE cannot hold every one
-        return Rule("VARCHAR", f"{{}}::{kind}", "NOT contains({}, '.')")
-    if kind in SMALL and careful:
-        return Rule("VARCHAR", f"{{}}::DOUBLE::{kind}", "TRY_CAST({} AS DOUBLE) = trunc(TRY_CAST({} AS DOUBLE))")
-    if kind in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
-        return Rule("DOUBLE", f"{{}}::{kind}", "{} = trunc({})")
-    if kind in FLOATS:
-        return Rule(kind, "{}", "isfinite({})")
-    if kind == "TIMESTAMP":  # a cast from text drops the zone, so go by the instant
-        return Rule("TIMESTAMP WITH TIME ZONE", "{}::TIMESTAMP")
-    if "BLOB" in kind:  # JSON has no bytes: they are base64
-        tree = parse(kind)
-        return Rule(spelt(tree, {"BLOB": "VARCHAR"}), remade("{}", tree, {"BLOB": lambda value: f"from_base64({value})"}))
-    return Rule(kind, "{}")
+def rule(kind: str, json: bool = False) -> Rule:
+    """The rule of a column's type, for texts that are as they were written, or (``json``) what DuckDB reads as text from JSON."""
+    if kind.startswith("ENUM("):
+        return Rule(f"{{}}::{kind}")
+    tree = parse(kind)
+    if tree.name not in NESTED:
+        return _leaf(tree, json)
+    leaves = {t.name: partial(_held, json) for t in _parts(tree)}
+    texts = {t.name: _leaf(t, json).decoded for t in _parts(tree)}
+    return Rule(f"({remade('{}', tree, leaves)})::{kind}", None, spelt(tree, texts))
+
+
+def _parts(tree: SqlType) -> list[SqlType]:
+    """What a type is made of, in the end."""
+    return [part for _, inner in tree.inner for part in _parts(inner)] if tree.name in NESTED else [tree]
+
+
+def _held(json: bool, value: str, kind: SqlType) -> str:
+    return _leaf(kind, json).held(value)
+
+
+def _leaf(tree: SqlType, json: bool) -> Rule:
+    """The rule of a type that is not made of others.
+
+    A check is, where that is quicker, first one that all usual texts pass, then the exact one: in a CASE, since DuckDB computes
+    both sides of an OR.
+    """
+    name, kind = tree.name, spelt(tree, {})
+    if name in SMALL:  # exact in a DOUBLE, which shows a fraction where a cast would round it
+        return Rule(f"{{}}::DOUBLE::{kind}", "TRY_CAST({} AS DOUBLE) = trunc(TRY_CAST({} AS DOUBLE))")
+    if name in LARGE:  # which a DOUBLE cannot hold
+        return Rule(f"{{}}::{kind}", r"regexp_full_match({}, '\s*[-+]?\d+\s*')")
+    if name in FLOATS:  # a FLOAT is rounded from a DOUBLE, as JSON's numbers are, so that no way gives another one
+        return Rule("{}::DOUBLE" if name == "DOUBLE" else "{}::DOUBLE::FLOAT", "isfinite(TRY_CAST({} AS DOUBLE))")
+    if name == "DECIMAL":
+        plain = f"regexp_full_match({{}}, '\\s*[-+]?\\d*(\\.\\d{{0,{tree.digits[1]}}}0*)?\\s*')"
+        if json:  # 16 or 17 digits may be those of a DOUBLE, which DuckDB made of a number
+            plain += " AND (NOT contains({}, '.') OR strlen(replace(ltrim({}, '-+0. '), '.', '')) > 17)"
+        return Rule(f"{{}}::{kind}", f"CASE WHEN {short(kind)} THEN true ELSE {plain} END")
+    if name == "BOOLEAN":
+        return Rule("{}::BOOLEAN", "lower({}) IN ('true', 'false')")
+    if name == "DATE":
+        return Rule("{}::DATE", "CASE WHEN {} LIKE '____-__-__' THEN true ELSE NOT regexp_matches({}, '[Tt ].*[1-9]') END")
+    if name.startswith("TIMESTAMP"):
+        return _timestamp(kind)
+    if name in DIGITS:  # one without a zone in it, or in UTC: of another one no time of day keeps what it says
+        zone = r"\s*([zZ]|[-+]00(:?00)?)?\s*"
+        return Rule(f"{{}}::{kind}", rf"regexp_full_match({{}}, '\s*\d+:\d+(:\d+(\.\d{{0,{DIGITS[name]}}}0*)?)?{zone}')")
+    if name == "INTERVAL":
+        return Rule("{}::INTERVAL", f"regexp_full_match({{}}, '{INTERVAL}', 'i')")
+    if name == "BLOB" and json:  # with its quotes, since a number could be taken for base64
+        return Rule("from_base64({}[2:-2])", "prefix({}, '\"')", "JSON")
+    if name == "BLOB":
+        return Rule("from_base64({})")
+    if name == "JSON":
+        return Rule("{}::JSON", None, "JSON" if json else "VARCHAR")
+    return Rule("{}" if name == "VARCHAR" else f"{{}}::{kind}")
+
+
+def short(kind: str) -> str:
+    """SQL for whether a text of at most 15 digits is a DECIMAL without rounding: it is so if both are the same as DOUBLEs."""
+    return f"strlen({{}}) <= 16 AND TRY_CAST({{}} AS {kind})::DOUBLE = TRY_CAST({{}} AS DOUBLE)"
+
+
+def _timestamp(kind: str) -> Rule:
+    """One without a zone is the instant in UTC: a cast from the text would drop a zone."""
+    instant = "TIMESTAMPTZ_NS" if kind.endswith("_NS") else "TIMESTAMP WITH TIME ZONE"
+    value = f"{{}}::{instant}" if instant == kind else f"{{}}::{instant}::{kind}"
+    finer = f"regexp_matches({{}}, '\\.\\d{{{DIGITS[kind]}}}\\d*[1-9]')"
+    return Rule(value, f"CASE WHEN ({usual(kind)}) THEN true ELSE NOT {finer} END")
+
+
+def usual(kind: str) -> str:
+    """SQL for whether a text that is a TIMESTAMP, of any unit, surely has no more digits of a second than the type."""
+    digits = "_" * DIGITS[kind]
+    return f"CASE WHEN {{}} NOT LIKE '%.{digits}_%' THEN true ELSE {{}} LIKE '%.{digits}+%' END"
 
 
 def numeric(kind: str) -> bool:
@@ -52,8 +129,11 @@ def numeric(kind: str) -> bool:
 
 
 def shown(value: object) -> str:
-    """A value as people would write it, cut to a line."""
-    text = json.dumps(value, default=str)
+    """A value as JSON, cut to a line."""
+    return cut(json.dumps(value, default=str))
+
+
+def cut(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -39,8 +39,8 @@ APPROXIMATE = 0.1
 
 
 UNORDERED: Leaves = {
-    "MAP": lambda value: f"map_from_entries(list_sort(map_entries({value})))",
-    "JSON": lambda value: f"json({value})",
+    "MAP": lambda value, _: f"map_from_entries(list_sort(map_entries({value})))",
+    "JSON": lambda value, _: f"json({value})",
 }
 """What is the same value in another order, or with other spaces, in formats to which these mean nothing."""
 

@@ -14,7 +14,7 @@ from merganser.codecs.encoding.pieces import Trouble
 from merganser.codecs.shapes import Leaves, remade
 from merganser.errors import FlowError
 from merganser.schema import Column
-from merganser.schema.types import parse
+from merganser.schema.types import SqlType, parse
 from merganser.sql import literal, quote
 
 VALUE = "_value"
@@ -29,14 +29,14 @@ def json_item(target: Sequence[Column], casts: Mapping[str, str]) -> str:
     return f"encode(to_json(struct_pack({parts}))::VARCHAR) AS {VALUE}"
 
 
-def _instant(value: str) -> str:
+def _instant(value: str, _: SqlType) -> str:
     """An instant as RFC 3339 has it."""
     usual = f"isfinite({value}) AND year({value}) BETWEEN 1 AND 9999"
     text = f"({value})::VARCHAR"
     return f"CASE WHEN {usual} THEN replace(replace({text}, ' ', 'T'), '+00', 'Z') ELSE {text} END"
 
 
-SAID: Leaves = {"BLOB": lambda value: f"to_base64({value})", "TIMESTAMP WITH TIME ZONE": _instant}
+SAID: Leaves = {"BLOB": lambda value, _: f"to_base64({value})", "TIMESTAMP WITH TIME ZONE": _instant}
 """What JSON has no type for, as texts."""
 
 
