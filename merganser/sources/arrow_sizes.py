@@ -25,12 +25,9 @@ class Blocks:
 
     def __init__(self, data: memoryview, schema: pa.Schema) -> None:
         self._data, self._schema = data, schema
-        try:
-            (length,) = struct.unpack_from("<i", data, len(data) - 10)
-            footer = _Table.root(data[len(data) - 10 - length :])
-            self._dictionaries, self._batches = footer.vector(2, 24), footer.vector(3, 24)
-        except (struct.error, IndexError) as error:
-            raise ValueError(f"its footer is damaged ({error})") from None
+        end = len(data) - 10
+        footer = _Table.root(data, end - _read("<i", data, end))
+        self._dictionaries, self._batches = footer.vector(2, 24), footer.vector(3, 24)
 
     @cached_property
     def dictionaries(self) -> int:
@@ -49,27 +46,29 @@ class Blocks:
     def _header(self, block: bytes, kind: int) -> _Table:
         """The record batch in a message, or in a message's dictionary."""
         (offset,) = struct.unpack_from("<q", block)
-        marked = bytes(self._data[offset : offset + 4]) == b"\xff\xff\xff\xff"
-        message = _Table.root(self._data[offset + (8 if marked else 4) :])
-        header = message.table(2)
+        marked = _read("<i", self._data, offset) == -1
+        header = _Table.root(self._data, offset + (8 if marked else 4)).table(2)
         return header if kind == 3 else header.table(1)
 
     def _buffers(self, block: bytes, kind: int) -> list[int]:
         """What each buffer of a batch becomes, 0 where it is not compressed."""
-        try:
-            batch = self._header(block, kind)
-            found = batch.vector(2, 16)
-            if not batch.at(3):
-                return [0] * len(found)
-            offset, head = struct.unpack_from("<qi", block)
-            sizes = []
-            for buffer in found:
-                at, length = struct.unpack("<qq", buffer)
-                said = struct.unpack_from("<q", self._data, offset + head + at)[0] if length >= 8 else 0
-                sizes.append(max(0, said))
-            return sizes
-        except (struct.error, IndexError, ValueError) as error:
-            raise ValueError(f"its metadata are damaged ({error})") from None
+        batch = self._header(block, kind)
+        found = batch.vector(2, 16)
+        if not batch.at(3):
+            return [0] * len(found)
+        offset, head = struct.unpack_from("<qi", block)
+        sizes = []
+        for buffer in found:
+            at, length = struct.unpack("<qq", buffer)
+            sizes.append(max(0, _read("<q", self._data, offset + head + at)) if length >= 8 else 0)
+        return sizes
+
+
+def _read(form: str, data: memoryview, at: int) -> int:
+    """A number in a file. Raises ValueError where it has none."""
+    if not 0 <= at <= len(data) - struct.calcsize(form):
+        raise ValueError(f"its metadata are damaged: they point at byte {at} of {len(data)}")
+    return int(struct.unpack_from(form, data, at)[0])
 
 
 class _Table:
@@ -77,41 +76,36 @@ class _Table:
 
     def __init__(self, data: memoryview, place: int) -> None:
         self._data, self._place = data, place
-        self._fields = place - self._read("<i", place)
+        self._fields = place - _read("<i", data, place)
 
     @classmethod
-    def root(cls, data: memoryview) -> _Table:
-        return cls(data, struct.unpack_from("<I", data)[0])
+    def root(cls, data: memoryview, begin: int) -> _Table:
+        return cls(data, begin + _read("<I", data, begin))
 
     def at(self, field: int) -> int:
         """Where a field is; 0: it is left out."""
-        there = 4 + 2 * field < self._read("<H", self._fields)
-        offset = self._read("<H", self._fields + 4 + 2 * field) if there else 0
+        there = 4 + 2 * field < _read("<H", self._data, self._fields)
+        offset = _read("<H", self._data, self._fields + 4 + 2 * field) if there else 0
         return self._place + offset if offset else 0
 
     def number(self, field: int, form: str) -> int:
         at = self.at(field)
-        return self._read(form, at) if at else 0
+        return _read(form, self._data, at) if at else 0
 
     def table(self, field: int) -> _Table:
         at = self.at(field)
-        return _Table(self._data, at + self._read("<I", at))
+        return _Table(self._data, at + _read("<I", self._data, at))
 
     def vector(self, field: int, size: int) -> Sequence[bytes]:
         """The structs of a vector."""
         at = self.at(field)
         if not at:
             return []
-        at += self._read("<I", at)
-        count = self._read("<I", at)
+        at += _read("<I", self._data, at)
+        count = _read("<I", self._data, at)
         if at + 4 + count * size > len(self._data):
             raise ValueError(f"a list of {count} leaves the file")
         return [bytes(self._data[at + 4 + i * size : at + 4 + (i + 1) * size]) for i in range(count)]
-
-    def _read(self, form: str, at: int) -> int:
-        if at < 0:
-            raise ValueError("an offset leaves the file")
-        return int(struct.unpack_from(form, self._data, at)[0])
 
 
 def _all(kind: pa.DataType) -> list[None]:

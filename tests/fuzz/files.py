@@ -46,10 +46,12 @@ def _parquet(compression: str) -> bytes:
     return out.getvalue()
 
 
-def _arrow() -> bytes:
+def _arrow(compression: str | None, shared: bool = False) -> bytes:
+    """``shared``: texts by their numbers in a dictionary."""
     out = io.BytesIO()
-    with pyarrow.ipc.new_file(out, TABLE.schema) as file:
-        file.write_table(TABLE, 15)
+    table = TABLE.set_column(0, "id", TABLE["id"].dictionary_encode()) if shared else TABLE
+    with pyarrow.ipc.new_file(out, table.schema, options=pyarrow.ipc.IpcWriteOptions(compression=compression)) as file:
+        file.write_table(table, 15)
     return out.getvalue()
 
 
@@ -82,7 +84,7 @@ def columnar(kind: str) -> Callable[[Path], tuple[list[dict[str, Any]], int]]:
 FILES: dict[str, tuple[list[bytes], Callable[[Path], tuple[list[dict[str, Any]], int]]]] = {
     "container files": ([_container(c) for c in ("null", "deflate", "snappy", "bzip2", "xz")], containers),
     "parquet": ([_parquet(c) for c in ("none", "snappy", "zstd")], columnar("parquet")),
-    "arrow": ([_arrow()], columnar("arrow")),
+    "arrow": ([_arrow(None), _arrow("zstd"), _arrow("lz4"), _arrow("zstd", shared=True)], columnar("arrow")),
 }
 
 
