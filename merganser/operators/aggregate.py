@@ -322,9 +322,13 @@ def _touched(rows: pa.Table, window: Window) -> Starts:
     return np.unique(np.concatenate([last - k * every for k in range(window.overlap)]))
 
 
+FEW = 4
+"""Up to so many ranges of windows are compared with faster than looked up, which takes a join."""
+
+
 def _among(some: Starts, of: Starts) -> str:
     """SQL that is true for windows of ``of`` that are in ``some``; both are in order."""
-    first, last = np.searchsorted(of, some[[0, -1]])
-    if last - first + 1 == len(some):
-        return f"(_w BETWEEN {some[0]} AND {some[-1]})"
+    runs = np.split(some, np.flatnonzero(np.diff(np.searchsorted(of, some)) > 1) + 1)
+    if len(runs) <= FEW:
+        return f"({' OR '.join(f'_w BETWEEN {run[0]} AND {run[-1]}' for run in runs)})"
     return f"(_w IN ({', '.join(map(str, some.tolist()))}))"
