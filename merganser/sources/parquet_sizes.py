@@ -68,9 +68,9 @@ class Sizes:
             values = chunk.values * (_width(column) + LEVELS * (column.max_repetition_level > 0))
             if column.physical_type == "BYTE_ARRAY":
                 size = chunk.dictionary + chunk.data + values
-                if size + chunk.indexed * chunk.dictionary > most:
+                if size <= most < size + chunk.indexed * chunk.dictionary:
                     size += _indexed(self._name, self._file, group, column.path, chunk, most - size)
-                if chunk.prefixed * chunk.largest > most:
+                if size <= most < chunk.prefixed * chunk.largest:
                     size = max(size, _prefixed(self._file, group, column, chunk, most))
             else:
                 size = chunk.dictionary + max(chunk.data, values)

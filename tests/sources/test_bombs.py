@@ -137,6 +137,7 @@ def _read(path: Path) -> pa.Table:
     ("values", "options", "why"),
     [
         (_lists(pa.nulls(1 << 20, pa.int64())), {}, "its column 'c.list.element' becomes 12,58"),
+        (_lists(pa.array(["x"] * (1 << 20))), {}, "its column 'c.list.element' becomes 8,38"),
         (pa.array(["x" * 5000] * 4000), {"column_encoding": "DELTA_BYTE_ARRAY", "use_dictionary": False}, "'c' becomes 20,"),
         (_lists(pa.array(["x" * 5000] * 4000)), {"column_encoding": "DELTA_BYTE_ARRAY", "use_dictionary": False},
          "what column 'c.list.element' becomes cannot be known: .*DELTA_BYTE_ARRAY; write it with another"),
@@ -144,7 +145,7 @@ def _read(path: Path) -> pa.Table:
         (pa.StructArray.from_arrays([pa.array(["x" * 5000] * 4000)], ["s"]), {}, r"'c\.s' becomes 20,0"),
         (pa.array([[("k", "x" * 5000)]] * 4000, pa.map_(pa.string(), pa.string())), {}, r"'c\.key_value\.value' becomes 20,"),
     ],
-    ids=["nulls", "prefixes", "lists of prefixes", "fixed", "struct", "map"],
+    ids=["nulls", "texts", "prefixes", "lists of prefixes", "fixed", "struct", "map"],
 )  # fmt: skip
 def test_pages_of_every_kind(
     values: pa.Array, options: dict, why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
