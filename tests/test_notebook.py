@@ -6,7 +6,9 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import merganser as mg
 from merganser.notebook import load_ipython_extension
@@ -91,3 +93,20 @@ def test_sql_cells_ask_a_connection(tmp_path: Path) -> None:
     for line in ("", "nothing", "views rows", "views > rows"):
         with pytest.raises(mg.UsageError):
             shell.magics["sql"](line, "FROM total")
+
+
+def test_a_chart_is_drawn_again_in_its_place() -> None:
+    draw = "from merganser.notebook import refresh\nn = iter('abcd')\nrefresh(lambda: next(n), every=0.01, times=3)"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(draw)])
+    drawn: list[str] = []
+
+    class Seen(NotebookClient):
+        def process_message(self, msg: dict[str, Any], cell: Any, cell_index: int) -> Any:
+            if msg["msg_type"] in ("display_data", "update_display_data"):
+                drawn.append(msg["content"]["data"]["text/plain"])
+            return super().process_message(msg, cell, cell_index)
+
+    Seen(book, timeout=60, kernel_name="python3").execute()
+    assert drawn == ["'a'", "'b'", "'c'"]
+    (output,) = book.cells[0].outputs
+    assert output.data["text/plain"] == "'c'"

@@ -22,6 +22,8 @@ import merganser as mg
 from merganser.query import sidecar
 from merganser.query.server import Address
 from merganser.query.sidecar import Holder
+from merganser.sources.memory import Memory
+from merganser.sources.turns import Turns
 from tests.query.running import counting, events, running
 
 
@@ -194,3 +196,38 @@ def test_a_flow_stops_at_once_though_a_query_is_running(tmp_path: Path) -> None:
     assert time.monotonic() - began < 8
     thread.join()  # it was asked of the file instead, and took too long there
     assert len(failures) == 1 and "more than 4 seconds" in str(failures[0])
+
+
+class Gated(Memory):
+    """Opens when it is told to, and says that it was asked."""
+
+    asked, opened = threading.Event(), threading.Event()
+
+    def open(self, source: str, *, follow: bool, accept_gap: bool = False) -> Turns:
+        self.asked.set()
+        assert self.opened.wait(30)
+        return super().open(source, follow=follow, accept_gap=accept_gap)
+
+
+def test_a_flow_is_not_ready_before_it_has_caught_up(tmp_path: Path) -> None:
+    gated, stop, store = Gated(mg.memory(events(10)).lines), threading.Event(), tmp_path / "s.duckdb"
+    options = {"follow": True, "epoch": 0.05, "stop": stop, "serve": Address()}
+    thread = threading.Thread(target=mg.run, args=([counting(gated)], store), kwargs=options)
+    thread.start()
+    try:
+        assert gated.asked.wait(30)
+        holder = sidecar.read(store)
+        assert holder is not None
+
+        def health() -> tuple[int, dict[str, bool]]:
+            answer = httpx2.get(holder.url + "/health")
+            return answer.status_code, answer.json()
+
+        assert health() == (503, {"ready": False})
+        gated.opened.set()
+        mg.connect(store).wait_for("now")
+        assert health() == (200, {"ready": True})
+    finally:
+        gated.opened.set()
+        stop.set()
+        thread.join()
