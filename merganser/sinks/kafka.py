@@ -6,6 +6,7 @@ number of the last row. After a crash the broker has either both or neither. Whe
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,9 @@ LASTING = (KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, Kafk
 
 ASK = 2.0
 """Seconds for one question to the coordinator of a group."""
+
+TRANSACTION = 30.0
+"""Seconds after which the broker takes back a transaction that was not ended."""
 
 
 def open(connector: Kafka, name: str, sender: str, encoding: Encoding) -> KafkaWriter:
@@ -120,25 +124,42 @@ class KafkaWriter:
     def send(self, rows: Sequence[Sent]) -> None:
         if self._producer is None:
             self.last()
-        producer = self._producer
+        producer, failure = self._producer, list[BaseException]()
         assert producer is not None
-        try:
-            producer.begin_transaction()
-            self._produce(producer, rows)
-            marker = TopicPartition(self._topic, 0, rows[-1].seq)
-            producer.send_offsets_to_transaction([marker], self._group, TIMEOUT)
-            faults.point("sink.within")
-            producer.commit_transaction(TIMEOUT)
-        except KafkaException as error:
-            raise self._undo(error) from None
+
+        def work() -> None:
+            try:
+                self._transact(producer, rows)
+            except BaseException as error:
+                failure.append(error)
+
+        # Its timeouts do not hold: where a broker was restarted while nothing was sent, the client may wait for ever for an answer
+        # of the group's coordinator. Such a one is left to itself: the next producer takes back what it did.
+        thread = threading.Thread(target=work, name=f"merganser-transaction-{self._name}", daemon=True)
+        thread.start()
+        thread.join(TRANSACTION)
+        if thread.is_alive():
+            self.close()
+            raise SinkAwayError(
+                f"the Kafka broker {self._kafka.brokers.servers} has not answered for {TRANSACTION:g} s (sink {self._name!r})"
+            )
+        for error in failure:
+            raise self._undo(error) if isinstance(error, KafkaException) else error from None
+
+    def _transact(self, producer: Producer, rows: Sequence[Sent]) -> None:
+        producer.begin_transaction()
+        self._produce(producer, rows)
+        producer.send_offsets_to_transaction([TopicPartition(self._topic, 0, rows[-1].seq)], self._group, TIMEOUT)
+        faults.point("sink.within")
+        producer.commit_transaction(TIMEOUT)
 
     def close(self) -> None:
         self._producer = None
 
     def _connect(self) -> None:
         producer: Producer = self._kafka.brokers.client(
-            Producer, transactional_id=self._id, transaction_timeout_ms=30_000, partitioner="murmur2_random", linger_ms=5,
-            compression_type="lz4", queue_buffering_max_messages=1_000_000, enable_metrics_push=False,
+            Producer, transactional_id=self._id, transaction_timeout_ms=round(TRANSACTION * 1000), partitioner="murmur2_random",
+            linger_ms=5, compression_type="lz4", queue_buffering_max_messages=1_000_000, enable_metrics_push=False,
         )  # fmt: skip
         try:
             producer.init_transactions(TIMEOUT)  # ends what a producer before it left open

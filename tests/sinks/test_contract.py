@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import socket
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import merganser as mg
 from merganser import sinks
 from merganser.codecs.encoding import Encoding
 from merganser.schema import Schema
-from merganser.sinks import Sent
+from merganser.sinks import Sent, SinkAwayError
+from tests.kafka.broker import Broker
 from tests.kafka.fixture import Kafka
 from tests.sinks.contract import Case, check, rows
 
@@ -91,3 +93,26 @@ def test_a_topic_that_there_is_not(kafka: Kafka) -> None:
     writer = sinks.writer(mg.kafka(f"{topic}s", brokers=kafka.plain), "out", "ffff", JSON)
     with pytest.raises(mg.UsageError, match=f"there is no topic '{topic}s' at .*, did you mean '{topic}'"):
         writer.send(rows(1, 1))
+
+
+def test_a_broker_that_is_started_again_while_nothing_is_sent(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client may then wait for ever for the coordinator of the marker's group."""
+    monkeypatch.setattr("merganser.sinks.kafka.TRANSACTION", 3.0)
+    kafka = Kafka(broker.address)
+    topic = kafka.topic()
+    writer = sinks.writer(mg.kafka(topic, brokers=broker.address), "out", "gggg", JSON)
+    writer.send(rows(1, 20))
+    broker.kill()
+    with socket.create_server((broker.address.split(":")[0], broker.ports[0])) as closed:  # as a broker that refuses
+        for _ in range(3):
+            closed.accept()[0].close()
+    broker.start()
+    at = 20
+    while at < 30:
+        try:
+            at = writer.last()
+            writer.send(rows(at + 1, 30))
+        except SinkAwayError:
+            pass
+        at = writer.last()
+    assert [m.value() for m in kafka.read(topic)] == [row.value for row in rows(1, 30)]
