@@ -3,9 +3,8 @@
 A value is what the text of it says by the rules of ``values``, however deep it stands within others, whether it is in quotes or
 not; one that its column's type cannot hold is refused. Anything can be a VARCHAR or JSON, as its JSON text.
 
-A chunk in which every record has every key needs one strict query, which takes what is surely right (``quick``). Records
-that it doubts go through another, which goes by the texts of all values. If either fails, a lenient one takes the records that
-lack nullable keys, and what that doubts is looked at column by column. The verdict on a record does not depend on its
+A chunk in which every record has every key needs one strict query. If that fails, a lenient one takes the records that
+lack nullable keys, and what it doubts is looked at column by column. The verdict on a record does not depend on its
 neighbours, whichever query it came by.
 """
 
@@ -26,7 +25,7 @@ from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.explaining import explain
 from merganser.codecs.filling import Object, filled, mendable, text
 from merganser.codecs.messages import Messages
-from merganser.codecs.quick import quick
+from merganser.codecs.quick import path, quick
 from merganser.codecs.values import after_comma, is_json, line_ends, ordinals, place, rule, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
@@ -102,11 +101,10 @@ class JsonCodec:
         kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type or "DECIMAL(" in c.type}
         self._mended = {name: kind for name, kind in kinds.items() if mendable(kind)}
         self._lenient = False
-        self._careful = False
         self._alone: dict[str, JsonCodec] = {}
         try:
             self._empty = schema.arrow_schema().empty_table()
-            self._fast[True].run(_table(pa.array([], pa.string())))
+            self._fast.run(_table(pa.array([], pa.string())))
         except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
             raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
 
@@ -119,7 +117,7 @@ class JsonCodec:
         computed for each, not.
         """
         self._beside = dict(columns)
-        self._fast = {careful: Query(self._fast_sql(careful), "_lines") for careful in (False, True)}
+        self._fast = Query(self._fast_sql(), "_lines")
 
     def decode(self, chunk: Chunk) -> Decoded:
         payload: Lines | Messages = chunk.payload
@@ -161,19 +159,19 @@ class JsonCodec:
 
     # -- queries --------------------------------------------------------------------------------------------------
 
-    def _fast_sql(self, careful: bool) -> str:
-        """``_sure``: whether a row is right for certain; without ``careful``, one that is not may be right all the same."""
+    def _fast_sql(self) -> str:
+        """``_ok`` is true where every column is there, and as its type's rule has it."""
         items, checks, spec = [], ["s IS NOT NULL"], {}
         for c in self._schema.columns:
-            how, field = rule(c.type, json=True) if careful else quick(c.type), f"s.{quote(c.name)}"
+            how = quick(c)
             spec[c.name] = how.decoded
-            items.append(f"{how.value.replace('{}', field)} AS {quote(c.name)}")
-            if how.check:
-                checks.append(f"({how.check.replace('{}', field)}) IS NOT FALSE")
+            items.append(f"{how.value} AS {quote(c.name)}")
+            if how.sure:
+                checks.append(f"({how.sure}) IS NOT FALSE")
             if c.required:
-                checks.append(f"{field} IS NOT NULL")
+                checks.append(f"s.{quote(c.name)} IS NOT NULL")
         sql = (
-            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _sure"
+            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok"
             f" FROM (SELECT l, json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
         )
         return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
@@ -184,7 +182,7 @@ class JsonCodec:
         spec: dict[str, str] = {}
         for c in self._schema.columns:
             how, name = rule(c.type, json=True), quote(c.name)
-            absent = f"coalesce(json_type(l, {literal(_path(c.name))}), 'NULL') = 'NULL'"
+            absent = f"coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL'"
             if how.decoded not in ("VARCHAR", "JSON"):  # a lenient cast loses what is in there
                 items.append(f"NULL::{c.type} AS {name}")
                 checks.append(absent)
@@ -204,7 +202,7 @@ class JsonCodec:
         known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
             how, name = rule(c.type, json=True), quote(c.name)
-            raw = f"json_extract(j, {literal(_path(c.name))})"
+            raw = f"json_extract(j, {literal(path(c.name))})"
             spec = literal(json.dumps({c.name: how.decoded}))
             text = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
@@ -222,31 +220,12 @@ class JsonCodec:
     def _try_fast(self, lines: pa.Array) -> pa.Table | None:
         """All columns, or None if any record has to be looked at more closely."""
         try:
-            found = self._run_fast(lines, self._careful)
-            if found is None:
-                return None
-            table, sure = found
-            if not _all(sure):
-                if self._careful:
-                    return None
-                doubted = pc.invert(sure.fill_null(False))
-                count = pc.sum(doubted).as_py()
-                # Where they are many, do not read them twice.
-                self._careful = count > len(lines) // 4
-                looked = self._run_fast(lines.filter(doubted.combine_chunks()), True)
-                if looked is None or not _all(looked[1]):
-                    return None
-                again = looked[0]
-                if not again.equals(table.filter(doubted)):
-                    table = _merged(table, again, doubted.to_numpy())
+            table = self._fast.run(_table(lines))
         except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException, UnicodeDecodeError):
             return None
-        return table
-
-    def _run_fast(self, lines: pa.Array, careful: bool) -> tuple[pa.Table, pa.ChunkedArray] | None:
-        """All columns, and which rows are right for certain. None if there are records of which it cannot say."""
-        table = self._fast[careful].run(_table(lines))
-        return (table.select([*self._names, *self._beside]), table["_sure"]) if len(table) == len(lines) else None
+        if len(table) != len(lines) or not _all(table["_ok"]):
+            return None
+        return table.select([*self._names, *self._beside])
 
     def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
         """The rows that are good, and the numbers of their lines."""
@@ -306,20 +285,8 @@ class JsonCodec:
         return not self._alone[column.name]._one_by_one(pa.array([text(Object([(column.name, value)]))]))[1]
 
 
-def _path(name: str) -> str:
-    """The JSON path of a key of a record."""
-    return '$."' + name.replace('"', '\\"') + '"'
-
-
 def _table(lines: pa.Array) -> pa.Table:
     return pa.table({"l": lines})
-
-
-def _merged(table: pa.Table, again: pa.Table, which: npt.NDArray[np.bool_]) -> pa.Table:
-    """A table with other rows in some places."""
-    rows = np.arange(len(table))
-    rows[which] = len(table) + np.arange(len(again))
-    return pa.concat_tables([table, again]).take(pa.array(rows))
 
 
 def _all(flags: pa.ChunkedArray) -> bool:

@@ -1,27 +1,43 @@
-"""What of JSON need not be looked at as text: the types that DuckDB reads fastest, and where what they give is surely right.
-
-DuckDB takes booleans for 0 and 1, and numbers with a fraction, or an exponent, as the nearest DOUBLE.
-"""
+"""What of JSON need not be looked at as text: types that DuckDB reads faster as such, and how to be sure of what they give."""
 
 from __future__ import annotations
 
-from merganser.codecs.values import FLOATS, LARGE, SMALL, Rule, rule, short, usual
+from dataclasses import dataclass
 
-_NO_TRUTH = "CASE WHEN {} IN (0, 1) THEN NOT (contains(l, 'true') OR contains(l, 'false')) ELSE true END"
+from merganser.codecs.values import FLOATS, LARGE, SMALL, rule
+from merganser.schema import Column
+from merganser.sql import literal, quote
 
 
-def quick(kind: str) -> Rule:
-    """The rule of a type, for records ``l``. Its check is false where the value may be another than the one of ``values.rule``."""
+@dataclass(frozen=True, slots=True)
+class Quick:
+    """A column of records ``l`` in SQL: what it is ``decoded`` as into ``s``, its ``value``, and ``sure``: false if that may not be
+    what the rule of its type has."""
+
+    decoded: str
+    value: str
+    sure: str | None = None
+
+
+def quick(column: Column) -> Quick:
+    """The quick way to a column's values."""
+    kind, field = column.type, f"s.{quote(column.name)}"
+    # DuckDB takes booleans for 0 and 1.
+    number = f"CASE WHEN {field} IN (0, 1) THEN json_type(l, {literal(path(column.name))}) <> 'BOOLEAN' ELSE true END"
     if kind in SMALL:
-        return Rule(f"{{}}::{kind}", f"{{}} = trunc({{}}) AND {_NO_TRUTH}", "DOUBLE")
-    if kind in LARGE:
-        return Rule(f"{{}}::{kind}", f"{{}}::{kind}::VARCHAR = {{}}")
+        return Quick("DOUBLE", f"{field}::{kind}", f"{field} = trunc({field}) AND {number}")
     if kind in FLOATS:
-        return Rule("{}" if kind == "DOUBLE" else "{}::FLOAT", f"isfinite({{}}) AND {_NO_TRUTH}", "DOUBLE")
+        return Quick("DOUBLE", field if kind == "DOUBLE" else f"{field}::FLOAT", f"isfinite({field}) AND {number}")
     if kind == "BOOLEAN":
-        return Rule("{} = 'true'", "{} IN ('true', 'false')")
-    if kind.startswith("TIMESTAMP") and not kind.endswith("]"):
-        return Rule(rule(kind).value, usual(kind))
-    if kind.startswith("DECIMAL(") and kind.endswith(")"):
-        return Rule(f"{{}}::{kind}", short(kind))
-    return rule(kind, json=True)
+        return Quick("VARCHAR", f"{field} = 'true'", f"{field} IN ('true', 'false')")
+    how = rule(kind, json=True)
+    value, check = (None if part is None else part.replace("{}", field) for part in (how.value, how.check))
+    if kind in LARGE:
+        check = f"CASE WHEN {value}::VARCHAR = {field} THEN true ELSE {check} END"
+    assert value is not None
+    return Quick(how.decoded, value, check)
+
+
+def path(name: str) -> str:
+    """The JSON path of a key of a record."""
+    return '$."' + name.replace('"', '\\"') + '"'
