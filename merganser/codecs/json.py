@@ -178,18 +178,16 @@ class JsonCodec:
 
     def _middle_sql(self) -> str:
         """``_ok`` is true where every column is as the strict query would have it, or absent and nullable."""
-        items, checks = [], ["s IS NOT NULL", "len(_keys) = len(list_distinct(_keys))"]
-        spec: dict[str, str] = {}
+        # Where there are as many keys as values, none stands there twice: a quick way not to compare them.
+        there = " + ".join(f"(s.{quote(c.name)} IS NOT NULL)::INTEGER" for c in self._schema.columns)
+        once = f"CASE WHEN len(_keys) = {there} THEN true ELSE len(_keys) = len(list_distinct(_keys)) END"
+        items, checks, spec = [], ["len(_keys) > 0", once], {}  # what is no object has no keys
         for c in self._schema.columns:
-            how, name = rule(c.type, json=True), quote(c.name)
-            absent = f"coalesce(json_type(l, {literal(path(c.name))}), 'NULL') = 'NULL'"
-            if how.decoded not in ("VARCHAR", "JSON"):  # a lenient cast loses what is in there
-                items.append(f"NULL::{c.type} AS {name}")
-                checks.append(absent)
-                continue
-            spec[c.name] = how.decoded
-            items.append(f"TRY({how.held(f's.{quote(c.name)}')}) AS {name}")
-            checks.append(f"{name} IS NOT NULL" if c.required else f"({name} IS NOT NULL OR {absent})")
+            how, name, text = rule(c.type, json=True), quote(c.name), f"s.{quote(c.name)}"
+            plain = how.decoded in ("VARCHAR", "JSON")  # NULL for nothing but what is absent or null
+            spec[c.name] = how.decoded if plain else "JSON"
+            items.append(f"{f'TRY({how.held(text)})' if plain else f'NULL::{c.type}'} AS {name}")
+            checks.append(f"{name} IS NOT NULL" if c.required else f"({name} IS NOT NULL OR {text} IS NULL)")
         return (
             f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
             f" FROM (SELECT l, TRY(json_transform(l, {literal(json.dumps(spec))})) AS s, TRY(json_keys(l)) AS _keys"
