@@ -45,6 +45,10 @@ class Reject:
     """Of a message, where dead letters are sent on."""
 
 
+INFLATED = 8
+"""Times that a piece of a file may grow in memory before it counts as a larger one: what is usual for compressed files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """Some whole records of one partition, in order, not yet decoded.
@@ -67,6 +71,13 @@ class Chunk:
     """Records that the reader itself had to refuse (longer than ``max_record_bytes``); counted in ``records``."""
     until: int | None = None
     """``end`` where ordinals have gaps."""
+    memory: int = 0
+    """Bytes of a payload that is larger than ``nbytes``, which are those of the file."""
+
+    @property
+    def weight(self) -> int:
+        """What it counts for where memory is bounded. Some bytes of a file may become a thousand times as many."""
+        return max(self.nbytes, self.memory // INFLATED)
 
     @property
     def end(self) -> int:

@@ -101,7 +101,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         """Small chunks (of many partitions, or while there is little) in one piece of work."""
         some: list[Chunk] = []
         for chunk in chunks:
-            if some and sum(c.nbytes for c in some) + chunk.nbytes > self._shared.chunk_bytes:
+            if some and sum(c.weight for c in some) + chunk.weight > self._shared.chunk_bytes:
                 yield some
                 some = []
             some.append(chunk)
@@ -132,10 +132,10 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._add_new(self._reader)
         self._tell(self._reader, self._shared.committed())
         chunks: list[Chunk] = []
-        nbytes = 0
+        weight = 0
         most = self._shared.chunks * self._shared.chunk_bytes
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
-        while nbytes < most:
+        while weight < most:
             try:
                 chunk = self._reader.read(self._shared.chunk_bytes)
             except BaseException as error:
@@ -144,7 +144,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
             if chunk is None:
                 break
             chunks.append(chunk)
-            nbytes += chunk.nbytes
+            weight += chunk.weight
             self._shared.read_to[chunk.source, chunk.partition] = chunk.end
             self._shared.progressed.read += chunk.records
             self._shared.progressed.read_bytes += chunk.nbytes

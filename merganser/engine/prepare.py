@@ -52,6 +52,8 @@ class Prepared:
     """It covers the ordinals from ``seq`` up to ``end``."""
     records: int
     nbytes: int
+    weight: int
+    """See ``Chunk.weight``."""
     position: dict[str, Any]
     times: npt.NDArray[np.int64]
     """Event time of each accepted record, in order."""
@@ -125,8 +127,8 @@ class Preparer:
         cuts = np.searchsorted(seqs, _bounds(parts)) if parts else np.array([0, len(seqs)])
         table = table.append_column("_time", pa.array(times)).append_column("_wm", pa.array(self._watermarks(times, cuts)))
         prepared = Prepared(
-            chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.position, times, seqs, rejects,
-            self._locate(chunk),
+            chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.weight, chunk.position, times,
+            seqs, rejects, self._locate(chunk),
         )  # fmt: skip
         plain = table.select([n for n in table.column_names if not n.startswith(BESIDE)])
         for i, (node, compiled) in enumerate(self._ends.items()):
@@ -140,7 +142,7 @@ class Preparer:
         """A chunk that only moves the position on."""
         none = np.empty(0, np.int64)
         prepared = Prepared(
-            chunk.source, chunk.partition, chunk.seq, chunk.end, 0, 0, chunk.position, none, none, [], locate=None
+            chunk.source, chunk.partition, chunk.seq, chunk.end, 0, 0, 0, chunk.position, none, none, [], locate=None
         )  # fmt: skip
         prepared.branches = {node: Branch(None, []) for node in self._ends}
         return prepared
@@ -153,7 +155,7 @@ class Preparer:
         rejects = _by_part(whole.rejects, bounds, ordinals)
         found = [
             Prepared(
-                part.source, part.partition, part.seq, part.end, part.records, part.nbytes, part.position,
+                part.source, part.partition, part.seq, part.end, part.records, part.nbytes, part.weight, part.position,
                 whole.times[cuts[i] : cuts[i + 1]], seqs[cuts[i] : cuts[i + 1]], rejects.get(i, []), self._locate(part),
             )
             for i, part in enumerate(parts)

@@ -301,7 +301,7 @@ class Job:
     def take(self, items: list[Sequence[Prepared]]) -> None:
         for item in (prepared for some in items for prepared in some):
             self.pending.append(item)
-            self._pending_bytes += item.nbytes
+            self._pending_bytes += item.weight
             self.shared.pending = True
             self._began = self._began or time.monotonic()
 

@@ -68,7 +68,8 @@ class ColumnarFile:
                 continue
             rows = min(left, max(1, max_bytes // self._width))
             done = round(self._size * (self._group + (self._row + rows) / len(table)) / self._groups)
-            piece = Piece(table.slice(self._row, rows), rows, None, self._line + 1, done - self._told)
+            disk = done - self._told
+            piece = Piece(table.slice(self._row, rows), rows, None, self._line + 1, disk, memory=rows * self._width)
             self._told = done
             self._row += rows
             self._line += rows

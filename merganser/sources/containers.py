@@ -103,7 +103,8 @@ class ContainerFile:
         if not blocks:
             return refused
         records = sum(b.count for b in blocks)
-        piece = Piece(Blocks(writer, tuple(blocks)), records, blocks[0].byte, self._line + 1, self._byte - began)
+        payload, disk = Blocks(writer, tuple(blocks)), self._byte - began
+        piece = Piece(payload, records, blocks[0].byte, self._line + 1, disk, memory=sum(len(b.data) for b in blocks))
         self._line += records
         return piece
 

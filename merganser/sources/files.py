@@ -256,7 +256,7 @@ class FilesReader:
                 chunk = Chunk(
                     self._source, self.partition, self._seq, piece.records, Place(self._name, piece.byte, piece.line),
                     piece.payload, {}, piece.disk_bytes,
-                    tuple(replace(r, seq=self._seq + r.seq) for r in piece.rejects),
+                    tuple(replace(r, seq=self._seq + r.seq) for r in piece.rejects), memory=piece.memory,
                 )  # fmt: skip
                 self._seq += piece.records
                 return replace(chunk, position=self._position())

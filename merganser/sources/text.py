@@ -35,6 +35,8 @@ class Piece:
     line: int | None
     disk_bytes: int
     rejects: tuple[Reject, ...] = field(default=())
+    memory: int = 0
+    """Bytes of the payload, where it was compressed."""
 
 
 class TextFile:
@@ -167,7 +169,7 @@ class TextFile:
         else:
             payload = CsvPayload(self._header or (), bytes(data)) if self._csv else Lines.of(data, ends)
         records = len(ends) + unfinished
-        piece = Piece(payload, records, self._byte, self._line + 1, self._took(len(data)), rejects)
+        piece = Piece(payload, records, self._byte, self._line + 1, self._took(len(data)), rejects, len(data))
         self._byte += len(data)
         self._line += newlines
         return piece

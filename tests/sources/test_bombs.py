@@ -20,7 +20,7 @@ import merganser as mg
 from merganser.sources import columnar
 from merganser.sources.arrow_sizes import grown
 from merganser.sources.columnar import ColumnarFile
-from tests.flows import rows
+from tests.flows import balanced, rows
 
 LONG = "x" * (1 << 20)
 TIMES = 20_000
@@ -108,6 +108,33 @@ def test_files_that_stand_for_more_than_the_memory(tmp_path: Path) -> None:
         assert said.startswith(f"{tmp_path / name}: row group 0 cannot be read ({why}"), said
         assert "if that is what is meant, write it with smaller row groups" in said
     assert megabytes < 500
+
+
+MANY = """
+import sys
+import merganser as mg
+
+flow = mg.Flow("f")
+read = flow.read(mg.source("s", mg.files(sys.argv[1]), schema={"id": "BIGINT", "name": "VARCHAR"}))
+read.derive(n="length(name)").select("id", "n").materialize("v")
+mg.run([flow], sys.argv[1] + ".duckdb")
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
+"""
+
+
+def test_many_row_groups_that_become_large_are_many_epochs(tmp_path: Path) -> None:
+    """Some kilobytes that become 1.3 GB, none of whose row groups is too large: they are not all in memory at once."""
+    path = tmp_path / "a.parquet"
+    name = pa.DictionaryArray.from_arrays(pa.array(np.zeros(40_000, np.int32)), pa.array(["x" * (32 << 10)]))
+    table = pa.table({"id": pa.array(range(40_000)), "name": name})
+    pyarrow.parquet.write_table(table, path, compression="zstd", store_schema=False, row_group_size=1000)
+    assert path.stat().st_size < 1 << 20
+    done = subprocess.run([sys.executable, "-c", MANY, str(path)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert int(done.stdout) >> 10 < 700
+    found = rows(tmp_path / "a.parquet.duckdb", "SELECT count(*), min(n), max(n) FROM v")
+    assert found == [(40_000, 32 << 10, 32 << 10)]
+    balanced(tmp_path / "a.parquet.duckdb")
 
 
 def test_what_comes_before_is_kept_and_what_comes_after_is_read_once_the_file_is_gone(tmp_path: Path) -> None:
