@@ -106,7 +106,7 @@ def _leaf(tree: SqlType, json: bool) -> Rule:
 
 def short(kind: str) -> str:
     """SQL for whether a text of at most 15 digits is a DECIMAL without rounding: it is so if both are the same as DOUBLEs."""
-    return f"strlen({{}}) <= 16 AND TRY_CAST({{}} AS {kind})::DOUBLE = TRY_CAST({{}} AS DOUBLE)"
+    return f"strlen({{}}) <= 16 AND {{}}::{kind}::DOUBLE = {{}}::DOUBLE"
 
 
 def _timestamp(kind: str) -> Rule:
