@@ -14,7 +14,7 @@ from typing import Any
 import click
 
 from merganser.clock import duration
-from merganser.errors import FlowError, MerganserError, StoreInUseError, UsageError
+from merganser.errors import FlowError, MerganserError, StoreInUseError, UsageError, place
 from merganser.flow import Flow
 
 store_option = click.option(
@@ -103,10 +103,10 @@ def _executed(path: Path, shown: str) -> dict[str, object]:
     except MerganserError:
         raise
     except SyntaxError as error:
-        raise UsageError(f"{error.msg}: {(error.text or '').strip()}", where=f"{error.filename}:{error.lineno}") from None
+        raise UsageError(f"{error.msg}: {(error.text or '').strip()}", where=place(error.filename or shown, error.lineno)) from None
     except Exception as error:
         frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
         frames = [f for f in frames if "/merganser/cli/" not in f.filename] or frames
-        where = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else shown
+        where = place(frames[-1].filename, frames[-1].lineno) if frames else shown
         raise UsageError(f"{type(error).__name__}: {error}", where=where) from None
     return vars(module)

@@ -12,7 +12,7 @@ import click
 from rich.text import Text
 
 from merganser.display import console
-from merganser.errors import UsageError
+from merganser.errors import FlowError, UsageError
 from merganser.registry import Registry, registry
 from merganser.schema import Schema, compatibility, notations
 from merganser.schema.notations import Notated
@@ -40,11 +40,14 @@ def asking(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def asked(where: str | None, user: str | None, token: str | None, ca: str | None, **more: Any) -> Any:
         reg = None
-        if where is not None and where.startswith("http"):
-            name, _, password = (user or "").partition(":")
-            reg = registry(where, user=name or None, password=password or None, token=token, ca=ca)
-        elif where is not None:
-            reg = registry(where)
+        try:
+            if where is not None and where.startswith("http"):
+                name, _, password = (user or "").partition(":")
+                reg = registry(where, user=name or None, password=password or None, token=token, ca=ca)
+            elif where is not None:
+                reg = registry(where)
+        except FlowError as error:
+            raise UsageError(error.message) from None  # of no line of a flow
         return command(reg=reg, **more)
 
     for option in (registry_option, user_option, token_option, ca_option):

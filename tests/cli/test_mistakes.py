@@ -43,6 +43,19 @@ def test_what_is_no_flow_file(tmp_path: Path) -> None:
     assert "notes.md is no flow file; these are Python, and end in .py" in error("run", tmp_path / "notes.md")
 
 
+def test_a_flow_file_that_fails_is_named_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("flow.py").write_text("x = ")
+    assert error("run", "flow.py") == "error: flow.py:1: invalid syntax: x =\n"
+    Path("flow.py").write_text("\nimport nothing_there")
+    assert error("run", "flow.py") == "error: flow.py:2: ModuleNotFoundError: No module named 'nothing_there'\n"
+
+
+def test_what_is_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert error("schema", "list", "--registry", "none").startswith("error: registry('none') must be an http address, or a folder")
+
+
 def test_what_cannot_be_written(store: Path, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.write_text("")
