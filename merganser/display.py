@@ -175,7 +175,18 @@ def shown(value: Any) -> str:
     if isinstance(value, pa.MonthDayNano):
         months = f"{value.months} months " if value.months else ""
         return f"{months}{timedelta(days=value.days, microseconds=value.nanoseconds // 1000)}"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name!r}: {_within(each)}' for name, each in value.items())}}}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(_within, value))}]"
+    if isinstance(value, tuple):
+        return f"({', '.join(map(_within, value))})"
     return visible(str(value))
+
+
+def _within(value: Any) -> str:
+    """A value within another."""
+    return "NULL" if value is None else repr(value) if isinstance(value, str) else shown(value)
 
 
 def visible(text: str) -> str:

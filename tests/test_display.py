@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from datetime import UTC, datetime
+from decimal import Decimal
 
 import pyarrow as pa
 from rich.console import Console
 
 import merganser as mg
-from merganser.display import plan_mermaid, simple, table
+from merganser.display import plan_mermaid, shown, simple, table
 from tests.flows import source
 
 
@@ -68,3 +70,9 @@ def test_where_there_is_no_terminal_nothing_is_cut() -> None:
     out = Console(width=10_000, file=io.StringIO())
     out.print(table(rows))
     assert out.file.getvalue().count("x" * 100) == 20
+
+
+def test_a_value_within_another_is_shown_as_by_itself() -> None:
+    state = {"name": "o'1", "paid": Decimal("0E-9"), "at": datetime(2026, 1, 1, 12, tzinfo=UTC), "of": [None, Decimal("1.50")]}
+    assert shown(state) == """{'name': "o'1", 'paid': 0.000000000, 'at': 2026-01-01 12:00:00, 'of': [NULL, 1.50]}"""
+    assert shown([("a", 1)]) == "[('a', 1)]"

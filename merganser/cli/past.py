@@ -48,6 +48,8 @@ def history(view: str, key: tuple[str, ...], store: str, kind: str) -> None:
 @format_option
 def as_of(view: str, version: int | None, time: str | None, position: int | None, store: str, kind: str) -> None:
     """A fold with history=True as it was: one of --version, --time and --position."""
+    if sum(given is not None for given in (version, time, position)) != 1:
+        raise UsageError("give one of --version, --time and --position")
     _show(connect(store).as_of(view, version=version, time=time, position=position), kind)
 
 

@@ -51,6 +51,11 @@ def test_a_flow_file_that_fails_is_named_as_it_was_called(tmp_path: Path, monkey
     assert error("run", "flow.py") == "error: flow.py:2: ModuleNotFoundError: No module named 'nothing_there'\n"
 
 
+def test_as_of_what(store: Path) -> None:
+    for given in ((), ("--version", "1", "--position", "2")):
+        assert error("as-of", "numbers", *given, "--store", store) == "error: give one of --version, --time and --position\n"
+
+
 def test_what_is_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert error("schema", "list", "--registry", "none").startswith("error: registry('none') must be an http address, or a folder")
