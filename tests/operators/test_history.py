@@ -184,7 +184,7 @@ def test_from_the_command_line(tmp_path: Path) -> None:
         (("history", "v", "a", "b"), "COLUMN=VALUE"),
         (("history", "v", "q"), "view 'v' has no key q"),
         (("as-of", "v", "--time", "soon"), "is no time"),
-        (("as-of", "v"), "one of version"),
+        (("as-of", "v"), "give one of --version, --time and --position"),
         (("as-of", "w", "--version", "1"), "there is no view 'w'"),
     ):
         done = asked(*wrong)
