@@ -161,7 +161,7 @@ class JsonCodec:
 
     def _fast_sql(self) -> str:
         """``_ok`` is true where every column is there, and as its type's rule has it."""
-        items, checks, spec = [], ["s IS NOT NULL"], {}
+        items, checks, spec = [], ["_read IS NOT NULL"], {}
         for c in self._schema.columns:
             how = quick(c)
             spec[c.name] = how.decoded
@@ -169,28 +169,28 @@ class JsonCodec:
             if how.sure:
                 checks.append(f"({how.sure}) IS NOT FALSE")
             if c.required:
-                checks.append(f"s.{quote(c.name)} IS NOT NULL")
+                checks.append(f"_read.{quote(c.name)} IS NOT NULL")
         sql = (
             f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok"
-            f" FROM (SELECT l, json_transform_strict(l, {literal(json.dumps(spec))}) AS s FROM _lines)"
+            f" FROM (SELECT _line, json_transform_strict(_line, {literal(json.dumps(spec))}) AS _read FROM _lines)"
         )
         return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
 
     def _middle_sql(self) -> str:
         """``_ok`` is true where every column is as the strict query would have it, or absent and nullable."""
         # Where there are as many keys as values, none stands there twice: a quick way not to compare them.
-        there = " + ".join(f"(s.{quote(c.name)} IS NOT NULL)::INTEGER" for c in self._schema.columns)
+        there = " + ".join(f"(_read.{quote(c.name)} IS NOT NULL)::INTEGER" for c in self._schema.columns)
         once = f"CASE WHEN len(_keys) = {there} THEN true ELSE len(_keys) = len(list_distinct(_keys)) END"
         items, checks, spec = [], ["len(_keys) > 0", once], {}  # what is no object has no keys
         for c in self._schema.columns:
-            how, name, text = rule(c.type, json=True), quote(c.name), f"s.{quote(c.name)}"
+            how, name, text = rule(c.type, json=True), quote(c.name), f"_read.{quote(c.name)}"
             plain = how.decoded in ("VARCHAR", "JSON")  # NULL for nothing but what is absent or null
             spec[c.name] = how.decoded if plain else "JSON"
             items.append(f"{f'TRY({how.held(text)})' if plain else f'NULL::{c.type}'} AS {name}")
             checks.append(f"{name} IS NOT NULL" if c.required else f"({name} IS NOT NULL OR {text} IS NULL)")
         return (
             f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
-            f" FROM (SELECT l, TRY(json_transform(l, {literal(json.dumps(spec))})) AS s, TRY(json_keys(l)) AS _keys"
+            f" FROM (SELECT TRY(json_transform(_line, {literal(json.dumps(spec))})) AS _read, TRY(json_keys(_line)) AS _keys"
             " FROM _lines)"
         )
 
@@ -200,9 +200,9 @@ class JsonCodec:
         known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
             how, name = rule(c.type, json=True), quote(c.name)
-            raw = f"json_extract(j, {literal(path(c.name))})"
+            raw = f"json_extract(_json, {literal(path(c.name))})"
             spec = literal(json.dumps({c.name: how.decoded}))
-            text = f"struct_extract(TRY(json_transform_strict(l, {spec})), {literal(c.name)})"
+            text = f"struct_extract(TRY(json_transform_strict(_line, {spec})), {literal(c.name)})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
             items.append(f"CASE WHEN {present} THEN TRY({how.held(f'({text})')}) END AS {name}")
             bad.append(f"({present} AND {name} IS NULL)")
@@ -210,9 +210,9 @@ class JsonCodec:
                 bad.append(f"{name} IS NULL")
         return (
             f"SELECT {', '.join(items)}, ({' OR '.join(bad)}) AS _bad FROM ("
-            " SELECT *, json_type(j) AS _type, CASE WHEN json_type(j) = 'OBJECT'"
-            f" THEN list_filter(json_keys(j), lambda k: k IN ({known})) END AS _keys FROM ("
-            "  SELECT l, CASE WHEN json_valid(l) THEN l::JSON END AS j FROM _lines))"
+            " SELECT *, json_type(_json) AS _type, CASE WHEN json_type(_json) = 'OBJECT'"
+            f" THEN list_filter(json_keys(_json), lambda k: k IN ({known})) END AS _keys FROM ("
+            "  SELECT _line, CASE WHEN json_valid(_line) THEN _line::JSON END AS _json FROM _lines))"
         )
 
     def _try_fast(self, lines: pa.Array) -> pa.Table | None:
@@ -284,7 +284,7 @@ class JsonCodec:
 
 
 def _table(lines: pa.Array) -> pa.Table:
-    return pa.table({"l": lines})
+    return pa.table({"_line": lines})
 
 
 def _all(flags: pa.ChunkedArray) -> bool:

@@ -11,8 +11,10 @@ from merganser.sql import literal, quote
 
 @dataclass(frozen=True, slots=True)
 class Quick:
-    """A column of records ``l`` in SQL: what it is ``decoded`` as into ``s``, its ``value``, and ``sure``: false if that may not be
-    what the rule of its type has."""
+    """A column of records ``_line`` in SQL.
+
+    What it is ``decoded`` as into ``_read``; its ``value``; and ``sure``: false if that may not be what its type's rule has.
+    """
 
     decoded: str
     value: str
@@ -21,9 +23,9 @@ class Quick:
 
 def quick(column: Column) -> Quick:
     """The quick way to a column's values."""
-    kind, field = column.type, f"s.{quote(column.name)}"
+    kind, field = column.type, f"_read.{quote(column.name)}"
     # DuckDB takes booleans for 0 and 1.
-    number = f"CASE WHEN {field} IN (0, 1) THEN json_type(l, {literal(path(column.name))}) <> 'BOOLEAN' ELSE true END"
+    number = f"CASE WHEN {field} IN (0, 1) THEN json_type(_line, {literal(path(column.name))}) <> 'BOOLEAN' ELSE true END"
     if kind in SMALL:
         return Quick("DOUBLE", f"{field}::{kind}", f"{field} = trunc({field}) AND {number}")
     if kind in FLOATS:

@@ -158,6 +158,17 @@ def test_no_value_is_changed_unseen(line: bytes, expected: Any) -> None:
 
 
 
+def test_columns_may_be_called_anything() -> None:
+    names = ["s", "l", "j", "k", "v", "t", "e", "line", "read", "json", "value", "key", "a b", 'q"', "it's", "{}"]
+    codec = JsonCodec(Schema.declare(dict.fromkeys(names, "INTEGER") | {"n": "STRUCT(s INTEGER, l VARCHAR)", "deep": "INTEGER[]"}))
+    whole = {name: i for i, name in enumerate(names)} | {"n": {"s": 1, "l": "x"}, "deep": [1]}
+    for name in [*names, "n", "deep"]:
+        lines = [whole, {name: whole[name]}, whole | {name: "x"}, {name: "x"}, {name: whole[name], "other": 1}]
+        rows, rejects = decode(codec, Lines.of("".join(json.dumps(line) + "\n" for line in lines).encode()), len(lines))
+        assert rows == {i: dict.fromkeys(whole) | lines[i - 7] for i in (7, 8)} | {11: dict.fromkeys(whole) | lines[1]}
+        assert [reason for _, reason in rejects.values()] == ["wrong type"] * 2
+
+
 # -- CSV --------------------------------------------------------------------------------------------------------------
 
 FIELD = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), max_size=6)
