@@ -63,7 +63,7 @@ def status_tables(status: Status, width: int, asked: bool = False) -> Iterator[R
     yield simple(["view", "source", *fates, "balance"], books, title="\nbooks (events)", width=width)
     if status["sinks"]:
         sinks = [(s["sink"], s["rows"], s["sent"], s["waiting"]) for s in status["sinks"]]
-        yield simple(["sink", "rows", "sent", "in the outbox"], sinks, title="\nsinks")
+        yield simple(["sink", "rows", "sent", "waiting"], sinks, title="\nsinks")
     if status["dead_letters"]:
         dead = [(d["source"], d["reason"], d["records"]) for d in status["dead_letters"]]
         yield simple(["source", "reason", "records"], dead, title="\ndead letters")

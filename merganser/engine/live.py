@@ -10,6 +10,7 @@ from typing import Any
 
 from merganser.clock import MIN_TIME
 from merganser.engine.committer import Progressed
+from merganser.engine.delivery import Delivery
 from merganser.engine.lanes import Shared
 from merganser.query.reading import memory
 
@@ -20,8 +21,8 @@ FRESH = 10.0
 class LiveRun:
     """The ``query.status.Live`` of a run. Reads what lanes and committer count; writes nothing of theirs."""
 
-    def __init__(self, progressed: Progressed, shared: Shared) -> None:
-        self._progressed, self._shared = progressed, shared
+    def __init__(self, progressed: Progressed, shared: Shared, delivery: Delivery | None) -> None:
+        self._progressed, self._shared, self._delivery = progressed, shared, delivery
         self._began = time.time()
 
     def figures(self) -> dict[str, Any]:
@@ -42,6 +43,7 @@ class LiveRun:
             "dead": p.dead,
             "late": p.late,
             "duplicate": p.duplicate,
+            "sent": dict(self._delivery.sent) if self._delivery else {},
             "fetches": [{"fetch": name, **asdict(asked)} for name, asked in sorted(p.asked.items())],
             "watermark": p.watermark if p.watermark > MIN_TIME else None,
             "memory": memory(),

@@ -130,7 +130,7 @@ def _serving(store: Store, job: Job, address: Address | None) -> Iterator[None]:
     if address is None or not isinstance(store.path, Path):
         yield
         return
-    server = Server(store.path, store.con, LiveRun(job.progressed, job.shared), address)
+    server = Server(store.path, store.con, LiveRun(job.progressed, job.shared, job.delivery), address)
     server.start()
     try:
         yield

@@ -99,4 +99,7 @@ def status(read: Read, path: str, live: Live | None) -> Status:
             each["rows"] = column[0].as_py()
     for view in shown["views"]:
         view.setdefault("rows", None)
+    for sink in shown["sinks"]:  # the store knows of what was sent at the next commit only
+        sent = max(sink["sent"], shown["running"]["sent"].get(sink["sink"], 0) if live else 0)
+        sink["sent"], sink["waiting"] = sent, min(sink["waiting"], sink["rows"] - sent)
     return shown

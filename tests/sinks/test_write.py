@@ -15,6 +15,7 @@ import merganser as mg
 from merganser.verify import verify
 from tests.flows import at, balanced, event, rows, source
 from tests.kafka.fixture import Kafka
+from tests.query.running import running
 
 
 def sent(memory: Any) -> list[dict[str, Any]]:
@@ -202,3 +203,12 @@ def test_what_cannot_be_written_to(sink: Any, message: str) -> None:
     with pytest.raises(mg.FlowError, match=message) as found:
         stream.write(sink() if callable(sink) else sink, name="out")
     assert "test_write.py" in str(found.value.where)
+
+
+def test_status_shows_what_was_sent_before_the_next_commit(tmp_path: Path) -> None:
+    flow, out, moments = mg.Flow("f"), mg.memory([]), threading.Event()
+    flow.read(source([event("a", 0), event("b", 1)])).write(out, name="out")
+    with running([flow], tmp_path / "s.duckdb") as views:
+        while len(sent(out)) < 2 or views.status()["running"]["sent"] != {"out": 2}:
+            moments.wait(0.01)
+        assert views.status()["sinks"] == [{"sink": "out", "rows": 2, "sent": 2, "waiting": 0}]
