@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Generator
 
 import pytest
@@ -19,6 +20,10 @@ _common = {"derandomize": True, "deadline": None, "suppress_health_check": list(
 settings.register_profile("short", max_examples=25, phases=[Phase.explicit, Phase.generate], **_common)
 settings.register_profile("long", max_examples=1000, **_common)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "short"))
+
+
+# What is started by a shell in the background ignores Ctrl-C, and so would all that tests start, in which they press it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka import OFFSET_BEGINNING, Consumer, IsolationLevel, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from tests.kafka.broker import Broker, jars
 from tests.services import MissingError, shared
@@ -53,8 +53,26 @@ class Kafka:
             producer.produce(topic, data, key=key, partition=partition, **more)
         assert producer.flush(30) == 0
 
+    def settle(self, topic: str) -> None:
+        """Wait until what was committed can be read: a broker answers a commit before its marker is in the partitions.
+
+        A transaction that is left open is waited for for five seconds.
+        """
+        partitions = [TopicPartition(topic, number) for number in self.admin.list_topics(topic, 20).topics[topic].partitions]
+        deadline = time.monotonic() + 5
+        while time.monotonic() < deadline:
+            ends = [
+                [asked.result(20).offset for asked in self.admin.list_offsets(
+                    {partition: OffsetSpec.latest() for partition in partitions}, isolation_level=level,
+                ).values()]
+                for level in (IsolationLevel.READ_UNCOMMITTED, IsolationLevel.READ_COMMITTED)
+            ]  # fmt: skip
+            if ends[0] == ends[1]:
+                return
+
     def read(self, topic: str) -> list[Message]:
         """All committed messages of a topic, partition by partition, in order."""
+        self.settle(topic)
         consumer = Consumer({
             "bootstrap.servers": self.plain, "group.id": "tests", "isolation.level": "read_committed", "log_level": 0,
             "enable.partition.eof": True, "auto.offset.reset": "earliest",

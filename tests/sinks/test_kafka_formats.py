@@ -37,6 +37,7 @@ def written(kafka: Kafka, folder: Path, schema: Any, **more: Any) -> tuple[str, 
         schema.write_text(notation)
     back = mg.Flow("back")
     back.read(mg.source("back", sink, schema=schema or {"id": "VARCHAR", "n": "BIGINT"})).materialize("v")
+    kafka.settle(topic)
     mg.run([back], folder / "t.duckdb")
     assert rows(folder / "t.duckdb", "SELECT id, n FROM v ORDER BY id") == [("a", 1), ("b", None), ("c", -(2**31))]
     messages = kafka.read(topic)
