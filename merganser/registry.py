@@ -18,13 +18,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
+from concurrent.futures import wait
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from merganser.aside import aside
 from merganser.errors import FlowError, SourceError, UsageError, on_users_line
 from merganser.schema import notations
 from merganser.schema.notations import ENDINGS, Notated
@@ -79,15 +80,7 @@ def _until_stopped(fetch: Callable[[], Any]) -> Any:
     stop = _stop.get()
     if stop is None:
         return fetch()
-    found: Future[Any] = Future()
-
-    def work() -> None:
-        try:
-            found.set_result(fetch())
-        except BaseException as error:
-            found.set_exception(error)
-
-    threading.Thread(target=work, name="merganser-registry", daemon=True).start()
+    found = aside(fetch, "merganser-registry")
     while not wait([found], 0.05).done:
         if stop.is_set():
             raise StoppedError

@@ -142,7 +142,8 @@ class Store:
         """
         self.path = path if str(path) == ":memory:" else Path(path)
         self.fresh = not isinstance(self.path, Path) or not self.path.exists()
-        if (read_only or existing) and self.fresh:
+        existing = existing or read_only
+        if existing and self.fresh:
             raise UsageError(f"there is no store {self.path}; `merganser run FLOW.py --store {self.path}` makes one")
         if isinstance(self.path, Path) and not self.path.parent.is_dir():
             raise UsageError(f"cannot make the store {self.path}: there is no folder {self.path.parent}")
@@ -186,7 +187,7 @@ class Store:
             "SELECT 1 FROM duckdb_tables() WHERE database_name = 'store' AND schema_name = 'merganser' AND table_name = 'meta'"
         )
         if not found:
-            if read_only or existing:
+            if existing:
                 raise UsageError(f"{self.path} is a DuckDB file, but no store of merganser")
             with self.transaction():
                 self.con.execute(CATALOG)

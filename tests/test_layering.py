@@ -7,7 +7,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
-    "errors", "secrets", "faults", "clock", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
+    "errors", "secrets", "faults", "clock", "aside", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
     "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "asking", "plan", "store", "dead_letters",
     "operators", "declaration", "temporal", "fetching", "routing", "flow", "lag", "display", "picture", "query",
     "verify", "engine", "notebook", "cli", "testing", "pytest_plugin",

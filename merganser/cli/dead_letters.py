@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def redrive(selection: Selection, store: str, files: tuple[str, ...], everything
                 raise UsageError("no such letter was fixed; `dead-letters fix` does that, or --all sends them through as they are")
     watch = Watch("redriving")
     with changing(), watch.shown():
-        told = lambda sentence: click.echo(sentence, err=True)  # noqa: E731 # a short one
+        told = partial(click.echo, err=True)
         done = engine.redrive(load(files), selection, store, workers=workers, progress=watch.begin, tell=told)
     if done is None:
         click.echo("stopped before the end: nothing has changed; call it again", err=True)

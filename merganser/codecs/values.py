@@ -83,7 +83,7 @@ def _leaf(tree: SqlType, json: bool) -> Rule:
         plain = f"regexp_full_match({{}}, '\\s*[-+]?\\d*(\\.\\d{{0,{tree.digits[1]}}}0*)?\\s*')"
         if json:  # 16 or 17 digits may be those of a DOUBLE, which DuckDB made of a number
             plain += " AND (NOT contains({}, '.') OR strlen(replace(ltrim({}, '-+0. '), '.', '')) > 17)"
-        return Rule(f"{{}}::{kind}", f"CASE WHEN {short(kind)} THEN true ELSE {plain} END")
+        return Rule(f"{{}}::{kind}", f"CASE WHEN {_short(kind)} THEN true ELSE {plain} END")
     if name == "BOOLEAN":
         return Rule("{}::BOOLEAN", "lower({}) IN ('true', 'false')")
     if name == "DATE":
@@ -104,7 +104,7 @@ def _leaf(tree: SqlType, json: bool) -> Rule:
     return Rule("{}" if name == "VARCHAR" else f"{{}}::{kind}")
 
 
-def short(kind: str) -> str:
+def _short(kind: str) -> str:
     """SQL for whether a text of at most 15 digits is a DECIMAL without rounding: it is so if both are the same as DOUBLEs."""
     return f"strlen({{}}) <= 16 AND {{}}::{kind}::DOUBLE = {{}}::DOUBLE"
 
@@ -114,10 +114,10 @@ def _timestamp(kind: str) -> Rule:
     instant = "TIMESTAMPTZ_NS" if kind.endswith("_NS") else "TIMESTAMP WITH TIME ZONE"
     value = f"{{}}::{instant}" if instant == kind else f"{{}}::{instant}::{kind}"
     finer = f"regexp_matches({{}}, '\\.\\d{{{DIGITS[kind]}}}\\d*[1-9]')"
-    return Rule(value, f"CASE WHEN ({usual(kind)}) THEN true ELSE NOT {finer} END")
+    return Rule(value, f"CASE WHEN ({_usual(kind)}) THEN true ELSE NOT {finer} END")
 
 
-def usual(kind: str) -> str:
+def _usual(kind: str) -> str:
     """SQL for whether a text that is a TIMESTAMP, of any unit, surely has no more digits of a second than the type."""
     digits = "_" * DIGITS[kind]
     return f"CASE WHEN {{}} NOT LIKE '%.{digits}_%' THEN true ELSE {{}} LIKE '%.{digits}+%' END"

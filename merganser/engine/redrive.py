@@ -125,15 +125,16 @@ def _redriven(
         if report.stopped:
             return None
         number = before[cohort.views[0].name]
-        resend.check_reached(cohort, progress(store, number))
+        reached = progress(store, number)
+        resend.check_reached(cohort, reached)
         writes = [view for view in cohort.views if isinstance(view, Write)]
         if not writes:
             continue
         with resend.scratch(store) as beside:
-            again = resend.again(store, beside, number, cohort.flow, writes)
+            again = resend.again(store, beside, number, cohort.flow, writes, reached)
             if job(beside, [again], {s.name: store.mends(s.name, number) for s in again.sources}).stopped:
                 return None
-            resend.check_reached(again, progress(store, number))
+            resend.check_reached(again, reached)
             found = [resend.difference(store, beside, w, cohort.number, number, len(differences) + i) for i, w in enumerate(writes)]
             differences += [(cohort, difference) for difference in found]
     faults.point("redrive.before")

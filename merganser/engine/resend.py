@@ -15,7 +15,7 @@ from pathlib import Path
 import duckdb
 
 from merganser.asking import REASONS
-from merganser.engine.cohort import Cohort, Ends, progress
+from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.graph import DeadLetter
 from merganser.engine.prepare import Prepared
 from merganser.errors import UsageError
@@ -118,15 +118,17 @@ def _remove(path: Path) -> None:
         each.unlink(missing_ok=True)
 
 
-def again(store: Store, beside: Store, number: int, flow: str, writes: Sequence[Write]) -> Again:
-    """The cohort of sinks whose rows are made once more, in a store beside."""
+def again(
+    store: Store, beside: Store, number: int, flow: str, writes: Sequence[Write], reached: Mapping[tuple[str, str], Progress]
+) -> Again:
+    """The cohort of sinks whose rows are made once more, in a store beside; ``reached``: how far it had come."""
     positions = store.rows("SELECT * FROM merganser.positions WHERE cohort = ?", [number])
     beside.insert("positions", positions)  # where the logs once began
     if any(isinstance(node, Fetch) for node in ordered(writes)):
         beside.con.register("_answers", store.table("FROM merganser.answers"))
         beside.con.execute("INSERT INTO merganser.answers FROM _answers")
         beside.con.unregister("_answers")
-    made = Again(number, flow, writes, progress(store, number))
+    made = Again(number, flow, writes, reached)
     for write in writes:
         for step in (made.graph.steps[node] for node in ordered([write]) if isinstance(node, Fetch)):
             assert isinstance(step, FetchStep)

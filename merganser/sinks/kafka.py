@@ -6,15 +6,17 @@ number of the last row. After a crash the broker has either both or neither. Whe
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures import wait
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from merganser import faults
+from merganser.aside import aside
 from merganser.brokers import HEALS, TIMEOUT
 from merganser.codecs.encoding import Encoding
 from merganser.codecs.messages import Messages
@@ -124,27 +126,20 @@ class KafkaWriter:
     def send(self, rows: Sequence[Sent]) -> None:
         if self._producer is None:
             self.last()
-        producer, failure = self._producer, list[BaseException]()
+        producer = self._producer
         assert producer is not None
-
-        def work() -> None:
-            try:
-                self._transact(producer, rows)
-            except BaseException as error:
-                failure.append(error)
-
         # Its timeouts do not hold: where a broker was restarted while nothing was sent, the client may wait for ever for an answer
         # of the group's coordinator. Such a one is left to itself: the next producer takes back what it did.
-        thread = threading.Thread(target=work, name=f"merganser-transaction-{self._name}", daemon=True)
-        thread.start()
-        thread.join(TRANSACTION)
-        if thread.is_alive():
+        sent = aside(partial(self._transact, producer, rows), f"merganser-transaction-{self._name}")
+        if wait([sent], TRANSACTION).not_done:
             self.close()
             raise SinkAwayError(
                 f"the Kafka broker {self._kafka.brokers.servers} has not answered for {TRANSACTION:g} s (sink {self._name!r})"
             )
-        for error in failure:
-            raise self._undo(error) if isinstance(error, KafkaException) else error from None
+        try:
+            sent.result()
+        except KafkaException as error:
+            raise self._undo(error) from None
 
     def _transact(self, producer: Producer, rows: Sequence[Sent]) -> None:
         producer.begin_transaction()

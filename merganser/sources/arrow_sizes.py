@@ -37,7 +37,7 @@ class Blocks:
     def batch(self, number: int) -> tuple[int, list[tuple[str, int]]]:
         """Rows of a batch, and what the compressed buffers of each column become; of no column where that is not known."""
         sizes = self._buffers(self._batches[number], 3)
-        names = [field.name for field in self._schema for _ in _all(field.type)]
+        names = [field.name for field in self._schema for _ in range(_buffers(field.type))]
         columns: dict[str, int] = {}
         for name, size in zip(names if len(names) == len(sizes) else itertools.repeat(""), sizes):
             columns[name] = columns.get(name, 0) + size
@@ -108,14 +108,14 @@ class _Table:
         return [bytes(self._data[at + 4 + i * size : at + 4 + (i + 1) * size]) for i in range(count)]
 
 
-def _all(kind: pa.DataType) -> list[None]:
-    """One for each buffer of an array of a type."""
+def _buffers(kind: pa.DataType) -> int:
+    """How many buffers an array of a type has."""
     if pa.types.is_null(kind):
-        return []
+        return 0
     if pa.types.is_nested(kind):
         own = 1 if pa.types.is_struct(kind) or pa.types.is_fixed_size_list(kind) else 2
-        return [None] * own + [each for i in range(kind.num_fields) for each in _all(kind.field(i).type)]
-    return [None] * len(pa.array([], kind).buffers())
+        return own + sum(_buffers(kind.field(i).type) for i in range(kind.num_fields))
+    return len(pa.array([], kind).buffers())
 
 
 def grown(column: pa.ChunkedArray) -> int:

@@ -114,21 +114,21 @@ def _indexed(name: str, file: pyarrow.parquet.ParquetFile, group: int, path: str
         first = next(own.iter_batches(1, [group], [path], use_threads=False), None)
         if first is None:
             return 0
-        size = chunk.indexed * max((_longest(texts) for texts in _dictionaries(first.column(0))), default=0)
+        size = chunk.indexed * _longest(_texts(first.column(0)))
         if size > most:
             column = own.read_row_group(group, [path], use_threads=False).column(0)
-            size = sum(_length(texts) for part in column.chunks for texts in _dictionaries(part))
+            size = sum(_length(_texts(part)) for part in column.chunks)
     return size
 
 
-def _dictionaries(array: pa.Array) -> list[pa.DictionaryArray]:
+def _texts(array: pa.Array) -> pa.DictionaryArray:
     """The one array of texts in a column, however deep."""
     while not pa.types.is_dictionary(array.type):
         if pa.types.is_struct(array.type):
             array = array.field(0)
         else:
             array = array.values if hasattr(array, "values") else array.storage
-    return [array]
+    return array
 
 
 def _longest(texts: pa.DictionaryArray) -> int:
