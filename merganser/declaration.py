@@ -19,7 +19,7 @@ from merganser.sources import Connector
 from merganser.sources.kafka import Kafka
 
 NUMBERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "DOUBLE", "DECIMAL")
-TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "DATE")
+TIME_TYPES = ("TIMESTAMP", "TIMESTAMP WITH TIME ZONE", "TIMESTAMP_MS", "TIMESTAMP_S", "TIMESTAMP_NS", "TIMESTAMPTZ_NS", "DATE")
 
 
 @on_users_line
@@ -28,6 +28,7 @@ def source(
     connector: Connector,
     *,
     schema: Mapping[str, str] | str | Path | Schema,
+    types: Mapping[str, str] | None = None,
     time: str | None = None,
     time_unit: str | None = None,
     lateness: str | timedelta | None = None,
@@ -45,6 +46,8 @@ def source(
     - ``connector``: where they are, ``mg.files(…)`` or ``mg.kafka(…)``.
     - ``schema``: column to DuckDB type (``{"amount": "DECIMAL(18,2)", "id": "VARCHAR NOT NULL"}``), or an ``.avsc``,
       ``.proto#Message`` or ``.schema.json`` file, or ``mg.cloudevents(…)`` or ``mg.debezium(…)`` of one of these.
+    - ``types``: other types than the schema file or the envelope gives some of the columns, such as ``{"at": "TIMESTAMPTZ_NS"}``
+      for times with nanoseconds.
     - ``time``: the column of the event time; ``lateness``: how far behind the newest event of its partition one may
       come and still be counted in its window (None: however far, and every window stays open).
     - ``time_unit``: what the event time counts in from 1970-01-01 UTC if it is a number: ``"s"``, ``"ms"`` or ``"us"``.
@@ -70,7 +73,7 @@ def source(
         key = key or (declared.written.key[0] if len(declared.written.key) == 1 else None)
     metadata = connector.metadata(declared)
     more = tuple(Column(n, t) for n, t in metadata.items() if n not in declared)
-    declared = replace(declared, columns=(*declared.columns, *more))
+    declared = replace(declared, columns=(*declared.columns, *more)).typed(types or {})
     if isinstance(declared.written, Debezium) and isinstance(connector, Kafka):
         if connector.format != "json":
             raise FlowError(f"mg.debezium(…) reads JSON, and source {name!r} is declared with format={connector.format!r}")

@@ -106,10 +106,12 @@ FORMS: list[tuple[str, Any, Any, Any]] = [
     ("TIMESTAMP_MS", MS + 7, {"name": "org.apache.kafka.connect.data.Timestamp"}, "2026-01-01 00:00:00.007"),
     ("TIMESTAMP_NS", 1_767_225_600_123_456_789, {"name": "io.debezium.time.NanoTimestamp"}, "2026-01-01 00:00:00.123456789"),
     ("TIMESTAMPTZ", "2026-01-01T01:00:00.5+01:00", {"name": "io.debezium.time.ZonedTimestamp"}, "2026-01-01 00:00:00.5+00"),
+    ("TIMESTAMPTZ_NS", 1_767_225_600_123_456_789, {"name": "io.debezium.time.NanoTimestamp"}, "2026-01-01 00:00:00.123456789+00"),
     ("DATE", 20_454, {"name": "io.debezium.time.Date"}, "2026-01-01"),
     ("DATE", -1, {"name": "org.apache.kafka.connect.data.Date"}, "1969-12-31"),
     ("TIME", 3_661_000_001, {"name": "io.debezium.time.MicroTime"}, "01:01:01.000001"),
     ("TIME", "01:01:01", {"name": "io.debezium.time.IsoTime"}, "01:01:01"),
+    ("TIME_NS", 3_661_000_000_001, {"name": "io.debezium.time.NanoTime"}, "01:01:01.000000001"),
     ("BLOB", BYTES, {"type": "bytes"}, "\\x00\\xFFa"),
     ("BLOB", BYTES, {"type": "bytes", "name": "io.debezium.data.Bits"}, "\\x00\\xFFa"),
     ("JSON", '{"a": [1, null]}', {"name": "io.debezium.data.Json"}, '{"a":[1,null]}'),
@@ -151,6 +153,15 @@ def test_with_a_schema_its_units_count_and_not_the_declared_type(tmp_path: Path)
     record = connect(change("c", None, {"id": 1, "t": MS, "d": "1234"}), fields)
     _, store = _read(tmp_path, [record], mg.debezium({"id": "BIGINT", "t": "TIMESTAMP", "d": "DECIMAL(9,2)"}, key="id"))
     assert rows(store, 'SELECT t::VARCHAR, d::VARCHAR FROM "table"') == [("2026-01-01 00:00:00", "1234.00")]
+
+
+def test_a_time_of_day_with_nanoseconds_is_not_cut(tmp_path: Path) -> None:
+    fields = [ID, {"type": "int64", "name": "io.debezium.time.NanoTime", "field": "t"}]
+    records = [connect(change("c", None, {"id": n, "t": n}), fields) for n in (1_000, 1_001)]
+    _, store = _read(tmp_path, records, mg.debezium({"id": "BIGINT", "t": "TIME"}, key="id"))
+    assert rows(store, 'SELECT id FROM "table"') == [(1_000,)]
+    [(reason, detail)] = rows(store, "SELECT reason, detail FROM merganser.dead_letters")
+    assert reason == "out of range" and "finer than the type; TIME_NS holds nanoseconds" in detail
 
 
 BAD: list[tuple[Any, str, str]] = [

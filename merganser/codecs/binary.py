@@ -129,14 +129,14 @@ def completed(
 def accepted(
     table: pa.Table, numbers: Ints, failures: list[Failure], schema: Schema, where: str
 ) -> tuple[pa.Table, Ints, list[Failure]]:
-    """The declared columns of the rows that have a value wherever one is required."""
-    rows = fitted(table, schema, where)
-    missing = nulls(rows, schema)
-    if not missing:
+    """The declared columns of the rows whose values they can be, and that have one wherever one is required."""
+    rows, why = fitted(table, schema, where)
+    why = nulls(rows, schema) | why
+    if not why:
         return rows, numbers, failures
     good = np.ones(len(rows), np.bool_)
-    good[list(missing)] = False
-    failures = sorted([*failures, *((int(numbers[i]), "missing field", detail) for i, detail in missing.items())])
+    good[list(why)] = False
+    failures = sorted([*failures, *((int(numbers[i]), reason, detail) for i, (reason, detail) in why.items())])
     return rows.filter(pa.array(good)), numbers[good], failures
 
 

@@ -63,6 +63,11 @@ class CloudEvents:
         """The JSON object of structured mode."""
         return Schema((*self.attributes, Column("data", "JSON"), Column("data_base64", "VARCHAR")))
 
+    def typed(self, types: Mapping[str, str]) -> CloudEvents:
+        attributes = {a.name: kind for a in self.attributes if (kind := types.get(f"ce_{a.name}"))}
+        data = {name: kind for name, kind in types.items() if name in self.data}
+        return CloudEvents(self.data.typed(data), Schema(self.attributes).typed(attributes).columns)
+
     @property
     def envelope(self) -> tuple[str, ...]:
         """The columns that are not the data's."""

@@ -9,33 +9,106 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
+from merganser.codecs.cursor import Flags
+from merganser.codecs.explaining import finer_types
+from merganser.codecs.values import cut
 from merganser.errors import SourceError
-from merganser.schema import Schema
+from merganser.schema import Column, Schema
+
+Why = dict[int, tuple[str, str]]
+"""Reason and detail of the rows that are refused, by their numbers."""
 
 
-def fitted(table: pa.Table, schema: Schema, where: str) -> pa.Table:
-    """The declared columns of a table that has types of its own, cast without loss. Raises SourceError."""
+def fitted(table: pa.Table, schema: Schema, where: str) -> tuple[pa.Table, Why]:
+    """The declared columns of a table that has types of its own, cast without loss; and why, for rows whose values no type
+    of the column can be, which are NULL there. Raises SourceError if no value of a column could be.
+    """
     if missing := absent(schema, table.column_names):
         raise SourceError(f"{where}{missing}")
     wanted = schema.arrow_schema()
     columns = []
+    why: Why = {}
     for name in schema.names():
         if name not in table.column_names:
             columns.append(pa.nulls(len(table), wanted.field(name).type))
             continue
         column, kind = table[name], wanted.field(name).type
         try:
-            columns.append(column if column.type == kind else column.cast(kind))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            made, lost = cast(column, kind)
+        except pa.ArrowNotImplementedError as error:
             raise SourceError(
                 f"{where}: column {name!r} is {column.type}, which cannot be read as {schema[name].type} without loss:"
                 f" {str(error).splitlines()[0]}"
             ) from None
-    return pa.table(columns, schema=wanted)
+        columns.append(made)
+        for row in lost:
+            why.setdefault(row, _lost(schema[name], column[row]))
+    return pa.table(columns, schema=wanted), why
+
+
+def cast(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:
+    """A column as one of another type, and the rows whose values that type cannot hold, which are NULL in it.
+
+    Raises ArrowNotImplementedError if it can hold none.
+    """
+    if column.type == kind and not pa.types.is_interval(kind):
+        return column, []
+    lost = _unfit(column, kind, 0)
+    if lost:
+        there = np.ones(len(column), np.bool_)
+        there[lost] = False
+        column = pc.if_else(pa.array(there), column, pa.scalar(None, column.type))
+    return column.cast(kind), lost
+
+
+def _unfit(column: pa.ChunkedArray, kind: pa.DataType, first: int) -> list[int]:
+    """The rows that cannot be cast: those of the halves, where the whole cannot. ``first``: the number of its first row."""
+    if (changed := _changed(column, kind)) is not None:
+        return (first + np.flatnonzero(changed)).tolist()
+    try:
+        column.cast(kind)
+    except pa.ArrowInvalid:
+        if len(column) == 1:
+            return [first]
+        half = len(column) // 2
+        halves = column.take(pa.array(np.arange(half))), column.take(pa.array(np.arange(half, len(column))))  # slices cast it all
+        return _unfit(halves[0], kind, first) + _unfit(halves[1], kind, first + half)
+    return []
+
+
+def _changed(column: pa.ChunkedArray, kind: pa.DataType) -> Flags | None:
+    """Which values are others in another type, where that can be asked of all at once; casts round some without a word."""
+    own = column.type
+    if pa.types.is_interval(own) and own == kind:  # DuckDB's has microseconds
+        return np.concatenate([np.zeros(0, np.bool_), *(_nanoseconds(chunk) % 1000 != 0 for chunk in column.chunks)])
+    if (pa.types.is_temporal(own) and pa.types.is_temporal(kind)) or (pa.types.is_floating(own) and pa.types.is_decimal(kind)):
+        try:
+            back = column.cast(kind, safe=False).cast(own, safe=False)
+        except pa.ArrowInvalid:  # a DECIMAL that is too small for a number
+            return None
+        changed: Flags = pc.fill_null(pc.not_equal(back, column), False).to_numpy()
+        return changed
+    return None
+
+
+def _nanoseconds(intervals: pa.Array) -> npt.NDArray[np.int64]:
+    """Those of some INTERVALs; of NULLs 0."""
+    _, data = intervals.buffers()
+    parts = np.frombuffer(data, np.int64).reshape(-1, 2)[intervals.offset :][: len(intervals), 1]
+    return np.where(intervals.is_valid().to_numpy(zero_copy_only=False), parts, 0)
+
+
+def _lost(column: Column, value: pa.Scalar) -> tuple[str, str]:
+    """Why a type does not hold a value, and what to do."""
+    found = json.dumps(_said(value))
+    reason = "wrong type" if pa.types.is_string(value.type) or pa.types.is_large_string(value.type) else "out of range"
+    finer = finer_types(column.type) if getattr(value.type, "unit", None) == "ns" else ""
+    return reason, f"column {column.name!r}: {value.type} {cut(found)} is no {column.type} without loss{finer}"
 
 
 def absent(schema: Schema, there: Sequence[str]) -> str:
@@ -47,33 +120,35 @@ def absent(schema: Schema, there: Sequence[str]) -> str:
     return f" has no column {', '.join(c.name for c in missing)}; it has {', '.join(there)}{others}"
 
 
-def nulls(rows: pa.Table, schema: Schema) -> dict[int, str]:
+def nulls(rows: pa.Table, schema: Schema) -> Why:
     """The rows with a NULL where none may be, and what to say of them."""
-    why: dict[int, str] = {}
+    why: Why = {}
     for column in schema.columns:
         if column.required and rows[column.name].null_count:
             for i in np.flatnonzero(pc.is_null(rows[column.name]).to_numpy()).tolist():
-                why.setdefault(i, f"column {column.name!r} ({column.type} NOT NULL) is null")
+                why.setdefault(i, ("missing field", f"column {column.name!r} ({column.type} NOT NULL) is null"))
     return why
 
 
 class ColumnarCodec:
-    """Picks and casts columns. A file that does not fit is a SourceError; a NULL in a required column a reject."""
+    """Picks and casts columns. A file whose types do not fit is a SourceError; a value that does not, or a NULL in a required
+    column, a reject.
+    """
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
 
     def decode(self, chunk: Chunk) -> Decoded:
-        rows = fitted(chunk.payload, self._schema, chunk.place.file)
+        rows, why = fitted(chunk.payload, self._schema, chunk.place.file)
         rows = rows.append_column(SEQ, pa.array(np.arange(chunk.seq, chunk.seq + len(rows))))
-        why = nulls(rows, self._schema)
+        why = nulls(rows, self._schema) | why
         if not why:
             return Decoded(rows, [])
         good = np.ones(len(rows), np.bool_)
         good[list(why)] = False
         bad = sorted(why)
         rejects = [
-            Reject(chunk.seq + i, at, raw, "missing field", why[i])
+            Reject(chunk.seq + i, at, raw, *why[i])
             for i, (at, raw) in zip(bad, self.locate(chunk, [chunk.seq + i for i in bad]))
         ]
         return Decoded(rows.filter(pa.array(good)), rejects)

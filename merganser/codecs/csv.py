@@ -18,6 +18,7 @@ import pyarrow.csv
 
 from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.columnar import absent
+from merganser.codecs.explaining import unfit
 from merganser.codecs.values import ordinals, place, rule, shown, utf8_error
 from merganser.errors import SourceError
 from merganser.schema import Schema
@@ -197,7 +198,8 @@ class CsvCodec:
                 if column.required:
                     return "missing field", f"column {column.name!r} ({column.type} NOT NULL) is empty"
             elif CsvCodec(Schema((column,)))._cast(texts.select([column.name]))["_bad"][0].as_py() is not False:
-                return "wrong type", f"column {column.name!r}: expected {column.type}, found {shown(text)}"
+                reason, hint = unfit(column.type, text)
+                return reason, f"column {column.name!r}: expected {column.type}, found {shown(text)}{hint}"
         return "wrong type", "the record does not fit the schema"
 
 

@@ -61,6 +61,9 @@ class Debezium:
     key: tuple[str, ...]
     decimals: str
 
+    def typed(self, types: Mapping[str, str]) -> Debezium:
+        return replace(self, row=self.row.typed({name: kind for name, kind in types.items() if name in self.row}))
+
     envelope = (OP, TIME)
     """The columns that are not the row's."""
 
@@ -256,8 +259,8 @@ def by_type(kind: str, decimals: str) -> Meaning | None:
         return _decimal(scale) if decimals == "precise" else None
     return {
         "TIMESTAMP": _moment(10**3), "TIMESTAMP WITH TIME ZONE": _moment(10**3), "TIMESTAMP_MS": _moment(10**6),
-        "TIMESTAMP_S": _moment(10**9), "TIMESTAMP_NS": _moment(1), "DATE": days, "TIME": _time(10**3),
-        "INTERVAL": _duration, "JSON": document,
+        "TIMESTAMP_S": _moment(10**9), "TIMESTAMP_NS": _moment(1), "TIMESTAMPTZ_NS": _moment(1), "DATE": days,
+        "TIME": _time(10**3), "TIME_NS": _time(1), "INTERVAL": _duration, "JSON": document,
     }.get(kind)  # fmt: skip
 
 
@@ -304,7 +307,8 @@ def _time(nanoseconds: int) -> Meaning:
             raise ValueError("it is no time of a day")
         if value * nanoseconds == 86_400 * 10**9:
             return "24:00:00"
-        return str((EPOCH + timedelta(microseconds=value * nanoseconds // 1000)).time())
+        seconds, rest = divmod(value * nanoseconds, 10**9)
+        return f"{(EPOCH + timedelta(seconds=seconds)).time()}.{rest:09d}"
 
     return time
 

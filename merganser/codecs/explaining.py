@@ -42,20 +42,26 @@ def explain(raw: bytes, schema: Schema, fits: Callable[[Column, Any], bool]) -> 
         elif not fits(column, value):
             if (key := _twice(value)) is not None:
                 return "duplicate key", f"key {key!r} stands more than once in an object in column {column.name!r}"
-            reason, hint = _why(column.type, value)
+            reason, hint = unfit(column.type, value)
             return reason, f"column {column.name!r}: expected {column.type}, found {_kind(value)} {cut(text(value))}{hint}"
     return "wrong type", "the record does not fit the schema"
 
 
-def _why(kind: str, value: Any) -> tuple[str, str]:
+def unfit(kind: str, value: Any) -> tuple[str, str]:
     """The reason that a value does not fit a type, and what to do: ``out of range`` if it is only too large, or too fine."""
     if isinstance(value, Number):
         fraction = kind in (*SMALL, *LARGE) and re.search("[.eE]", value)
         return ("out of range" if numeric(kind) and not fraction else "wrong type"), ""
     if kind in DIGITS and isinstance(value, str) and re.search(rf"\.\d{{{DIGITS[kind]}}}\d*[1-9]", value):
-        finer = "; TIMESTAMP_NS and TIMESTAMPTZ_NS hold nanoseconds" if kind.startswith("TIMESTAMP") and DIGITS[kind] < 9 else ""
-        return "out of range", f", which is finer than the type{finer}"
+        return "out of range", f", which is finer than the type{finer_types(kind)}"
     return "wrong type", ""
+
+
+def finer_types(kind: str) -> str:
+    """What to say where a time has more digits of a second than its type: which types have more."""
+    if DIGITS.get(kind, 9) == 9:
+        return ""
+    return "; TIMESTAMP_NS and TIMESTAMPTZ_NS hold nanoseconds" if kind.startswith("TIMESTAMP") else "; TIME_NS holds nanoseconds"
 
 
 def _kind(value: Any) -> str:

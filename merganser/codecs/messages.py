@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
-from merganser.codecs.values import after_comma, is_json, utf8_error
+from merganser.codecs.explaining import unfit
+from merganser.codecs.values import after_comma, is_json, rule, utf8_error
 from merganser.schema import Schema
 from merganser.scratch import Query
 
@@ -175,7 +176,7 @@ class MessageCodec:
         self._payload = payload(replace(schema, columns=rest)) if rest else None  # values that nobody asks for stay as they are
         self._arrow = schema.arrow_schema()
         kinds = {schema[name].type for name, _ in columns} - {"BLOB", "VARCHAR"}
-        self._casts = {kind: Query(f"SELECT TRY_CAST(t AS {kind}) AS v FROM _texts", "_texts") for kind in kinds}
+        self._casts = {kind: Query(f"SELECT {_cast(kind)} AS v FROM _texts", "_texts") for kind in kinds}
 
     def decode(self, chunk: Chunk) -> Decoded:
         messages: Messages = chunk.payload
@@ -266,8 +267,15 @@ class MessageCodec:
             return texts
         column = self._casts[kind].run(pa.table({"t": texts}))["v"].combine_chunks()
         for i in np.flatnonzero(pc.and_(pc.is_null(column), pc.is_valid(texts)).to_numpy(zero_copy_only=False)).tolist():
-            bad.setdefault(i, ("wrong type", f"{origin} for column {name!r}: expected {kind}, found {texts[i].as_py()!r}"))
+            reason, hint = unfit(kind, texts[i].as_py())
+            bad.setdefault(i, (reason, f"{origin} for column {name!r}: expected {kind}, found {texts[i].as_py()!r}{hint}"))
         return column.cast(self._arrow.field(name).type)
+
+
+def _cast(kind: str) -> str:
+    """SQL for the value of a text ``t``; NULL where it is none of this type."""
+    how = rule(kind)
+    return f"TRY({how.held('t' if how.decoded == 'VARCHAR' else f'TRY_CAST(t AS {how.decoded})')})"
 
 
 def header(headers: pa.ListArray | None, name: str) -> pa.BinaryArray:

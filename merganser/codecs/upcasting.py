@@ -79,7 +79,7 @@ class UpcastingCodec:
         table = table.take(pa.array(np.argsort(table[SEQ].to_numpy(), kind="stable"))).select([*self._schema.names(), SEQ])
         missing = nulls(table, self._schema)
         if missing:
-            refused |= {table[SEQ][i].as_py(): ("missing field", why) for i, why in missing.items()}
+            refused |= {table[SEQ][i].as_py(): why for i, why in missing.items()}
             good = np.ones(len(table), np.bool_)
             good[list(missing)] = False
             table = table.filter(pa.array(good))

@@ -11,10 +11,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import duckdb
 import pyarrow as pa
@@ -44,6 +44,15 @@ class Column:
         return f"{self.name} {self.type}{' NOT NULL' if self.required else ''}"
 
 
+@runtime_checkable
+class Envelope(Protocol):
+    """What events come in, which has schemas of its own for what is within."""
+
+    def typed(self, types: Mapping[str, str]) -> Envelope:
+        """With other types for some of its columns, by the names that these have outside."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Schema:
     """An ordered tuple of columns with distinct names.
@@ -70,6 +79,14 @@ class Schema:
     def of(cls, columns: Iterable[tuple[str, str, bool]], written: Any = None) -> Schema:
         """A schema from names, types in any spelling, and whether NULL is refused. Raises FlowError."""
         return cls(tuple(Column(name, sql_type(name, kind), required) for name, kind, required in columns), written)
+
+    def typed(self, types: Mapping[str, str]) -> Schema:
+        """With other types for some of its columns, also where these are of what is within an envelope. Raises FlowError."""
+        if unknown := [name for name in types if name not in self]:
+            raise FlowError(f"types={{{unknown[0]!r}: …}}: there is no such column; there are {', '.join(self.names())}")
+        columns = tuple(replace(c, type=sql_type(c.name, types[c.name])) if c.name in types else c for c in self.columns)
+        written = self.written.typed(types) if isinstance(self.written, Envelope) else self.written
+        return replace(self, columns=columns, written=written)
 
     def names(self) -> tuple[str, ...]:
         return tuple(c.name for c in self.columns)

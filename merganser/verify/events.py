@@ -122,6 +122,8 @@ def _load(con: duckdb.DuckDBPyConnection, store: Store, source: Source, cohort: 
     for column, partition, seq in store.gained(source.name, cohort):
         con.execute(f"UPDATE read SET {quote(column)} = NULL WHERE _part = $1 AND _seq < $2", [partition, seq])
     moment = "0::BIGINT" if source.time is None else f"epoch_us({quote(source.time)})"
+    if source.time is not None and source.schema[source.time].type == "TIMESTAMPTZ_NS":  # of which DuckDB has no epoch_us
+        moment = f"epoch_ns({quote(source.time)}) // 1000"
     if source.time is not None and source.time_unit is not None:
         moment = f"round({quote(source.time)} * {TIME_UNITS[source.time_unit]})::BIGINT"
     mark = "NULL::BIGINT"

@@ -30,13 +30,14 @@ SCALARS: dict[int, st.SearchStrategy[Any]] = {
     F.TYPE_ENUM: st.sampled_from([0, 3, -2, 77]),  # 77 has no name
 }
 KEYS = [F.TYPE_STRING, F.TYPE_INT32, F.TYPE_INT64, F.TYPE_BOOL, F.TYPE_SINT64, F.TYPE_FIXED32]
+MICROS = st.integers(0, 999_999).map(lambda micros: micros * 1000)
 KNOWN = {
     ".google.protobuf.Timestamp": st.builds(
-        timestamp_pb2.Timestamp, seconds=st.integers(-62135596800, 253402300799), nanos=st.integers(0, 999_999_999)
+        timestamp_pb2.Timestamp, seconds=st.integers(-62135596800, 253402300799), nanos=MICROS
     ),
     ".google.protobuf.Duration": st.one_of(
-        st.builds(duration_pb2.Duration, seconds=st.integers(0, 9 * 10**9), nanos=st.integers(0, 999_999_999)),
-        st.builds(duration_pb2.Duration, seconds=st.integers(-9 * 10**9, 0), nanos=st.integers(-999_999_999, 0)),
+        st.builds(duration_pb2.Duration, seconds=st.integers(0, 9 * 10**9), nanos=MICROS),
+        st.builds(duration_pb2.Duration, seconds=st.integers(-9 * 10**9, 0), nanos=MICROS.map(lambda nanos: -nanos)),
     ),
     ".google.protobuf.StringValue": st.builds(wrappers_pb2.StringValue, value=TEXT),
     ".google.protobuf.Int64Value": st.builds(wrappers_pb2.Int64Value, value=st.integers(-(2**63), 2**63 - 1)),

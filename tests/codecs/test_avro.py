@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import io
+import itertools
 import lzma
 import random
 import re
@@ -302,8 +303,27 @@ def test_a_millisecond_stays_one_whoever_reads_it() -> None:
     units = [{"type": "long", "logicalType": f"timestamp-{unit}"} for unit in ("millis", "micros", "nanos")]
     table, _, _ = read(rec(("a", units[0])), [b"\x02"], rec(("a", units[1])))
     assert table["a"].cast(pa.int64()).to_pylist() == [1000]
-    with pytest.raises(SourceError, match="written as timestamp-nanos, read as timestamp-micros"):
-        read(rec(("a", units[2])), [b"\x02"], rec(("a", units[1])))
+    with pytest.raises(SourceError, match="written as timestamp-millis, read as time-micros"):
+        read(rec(("a", units[0])), [b"\x02"], rec(("a", {"type": "long", "logicalType": "time-micros"})))
+
+
+@pytest.mark.parametrize("local", ["", "local-"])
+def test_a_time_of_any_unit_is_read_as_one_of_any_other_or_refused(local: str) -> None:
+    """Every pair of units, by whole numbers of nanoseconds."""
+    sizes = {"millis": 10**6, "micros": 10**3, "nanos": 1}
+    numbers = [0, 1, -1, 999, 1000, 1001, -1000, -1001, 5_000_000, 1 << 61, -(1 << 61), (1 << 63) - 2, -(1 << 63) + 2]
+    for written, read_as in itertools.product(sizes, repeat=2):
+        w, r = (rec(("a", {"type": "long", "logicalType": f"{local}timestamp-{unit}"})) for unit in (written, read_as))
+        table, kept, failures = read(w, [long(n) for n in numbers], r)
+        unit = 1 if read_as == "nanos" else 1000
+        most = ((1 << 63) - 2) * unit
+        least = -most if read_as == "nanos" else -9_223_372_022_400_000_000 * unit
+        moments = [n * sizes[written] for n in numbers]
+        fine = [i for i, at in enumerate(moments) if at % unit]
+        far = [i for i, at in enumerate(moments) if not least <= at <= most]
+        assert [(i, why) for i, why, _ in failures] == [(i, "out of range") for i in sorted({*fine, *far})]
+        assert all("timestamp-nanos holds" in detail for i, _, detail in failures if i in fine)
+        assert table["a"].cast(pa.int64()).to_pylist() == [moments[i] // unit for i in kept]
 
 
 @pytest.mark.parametrize(

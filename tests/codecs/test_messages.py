@@ -85,9 +85,24 @@ def test_columns_from_the_message() -> None:
 
 @pytest.mark.parametrize(("kind", "key", "reason"), [
     ("BIGINT", b"x", "wrong type"), ("VARCHAR", b"\xff", "not utf-8"), ("VARCHAR NOT NULL", None, "missing field"),
+    ("BIGINT", b"1.5", "wrong type"), ("DECIMAL(9,2)", b"1.005", "wrong type"), ("INTEGER[]", b"[1.5]", "wrong type"),
+    ("DOUBLE", b"1e999", "wrong type"),
 ])  # fmt: skip
 def test_a_key_that_does_not_fit_its_column(kind: str, key: bytes | None, reason: str) -> None:
     schema = {"id": "BIGINT", "k": kind}
-    rows, rejects = decode([b'{"id": 1}', b'{"id": 2}'], [b"1", key], None, (("k", "key"),), schema)
+    rows, rejects = decode([b'{"id": 1}', b'{"id": 2}'], [b"[1]" if "[" in kind else b"1", key], None, (("k", "key"),), schema)
     assert [r["id"] for r in rows] == [1]
     assert rejects == [(12, reason, b'{"id": 2}')]
+
+
+@pytest.mark.parametrize(
+    ("kind", "unit"), [("TIMESTAMPTZ", 1000), ("TIMESTAMP", 1000), ("TIMESTAMP_MS", 10**6), ("TIMESTAMPTZ_NS", 1)]
+)
+def test_a_header_is_a_time_no_finer_than_its_column(kind: str, unit: int) -> None:
+    fractions = [0, 120_000_000, 123_456_000, 123_456_789]
+    headers = [[{"name": "at", "value": f"2026-01-01T01:00:00.{n:09d}+01:00".encode()}] for n in fractions]
+    values: list[bytes | None] = [b"{}"] * len(fractions)
+    rows, rejects = decode(values, None, headers, (("at", "header.at"),), {"id": "BIGINT", "at": kind})
+    kept = [n for n in fractions if n % unit == 0]
+    assert [row["at"].microsecond for row in rows] == [n // 1000 for n in kept]
+    assert [reason for _, reason, _ in rejects] == ["out of range"] * (len(fractions) - len(kept))

@@ -57,10 +57,12 @@ def order() -> Message:
     return compiled_text(PROTO, {}, "test")
 
 
-def read(message: Message, raws: list[bytes]) -> tuple[pa.Table, list[int], list[tuple[int, str, str]]]:
+def read(
+    message: Message, raws: list[bytes], types: dict[str, str] | None = None
+) -> tuple[pa.Table, list[int], list[tuple[int, str, str]]]:
     end = np.cumsum([len(r) for r in raws], dtype=np.int64)
     start = end - np.array([len(r) for r in raws], np.int64)
-    schema = declared(message, "test")
+    schema = declared(message, "test").typed(types or {})
     table, numbers, failures = MessageReader(schema, "test", message).read(Bytes(b"".join(raws)), start, end)
     assert len(numbers) + len(failures) == len(raws) and table.schema == schema.arrow_schema()
     table.validate(full=True)
@@ -68,7 +70,7 @@ def read(message: Message, raws: list[bytes]) -> tuple[pa.Table, list[int], list
 
 
 def by_reference(message: Message, raw: bytes, schema: pa.Schema) -> dict[str, Any]:
-    values = parsed(message, raw)
+    values = parsed(message, raw, pa.struct(list(schema)))
     return pa.table([array([values[f.name]], f.type) for f in schema], schema=schema).to_pylist()[0]
 
 
@@ -143,7 +145,7 @@ def test_every_kind_of_field_has_its_column(order: Message) -> None:
         " times TIMESTAMP WITH TIME ZONE[] NOT NULL, tree JSON"
     )
     made = order.kind(id="ä", ts=-5, z=-6, f=2**64 - 1, g=-7, d=0.5, fl=0.25, b=True, raw=b"\xff", u=8, w=9, color=5)
-    made.at.FromJsonString("2026-01-02T03:04:05.123456789Z")
+    made.at.FromJsonString("2026-01-02T03:04:05.123456Z")
     made.took.FromMilliseconds(-1500)
     made.name.value = ""
     made.free["k"] = [1, None]
@@ -216,7 +218,75 @@ def test_a_time_that_is_none_is_refused(order: Message) -> None:
         _, _, failures = read(order, [made.SerializeToString()])
         assert [why for _, why, _ in failures] == ["out of range"]
         with pytest.raises(Broken):
-            parsed(order, made.SerializeToString())
+            parsed(order, made.SerializeToString(), pa.struct(list(declared(order, "t").arrow_schema())))
+
+
+FINE = """
+syntax = "proto3";
+import "google/protobuf/timestamp.proto";
+import "google/protobuf/duration.proto";
+message Fine {
+  message Inner { google.protobuf.Timestamp at = 1; }
+  google.protobuf.Timestamp at = 1; google.protobuf.Duration took = 2; repeated google.protobuf.Timestamp each = 3;
+  map<string, google.protobuf.Timestamp> named = 4; Inner inner = 5;
+}
+"""
+PARTS = "STRUCT(seconds BIGINT, nanos INTEGER)"
+
+
+def fine(message: Message, field: str, seconds: int, nanos: int) -> bytes:
+    """A message with one Timestamp or Duration in it, at a place of each kind."""
+    made = message.kind()
+    places = {"each": lambda: made.each.add(), "named": lambda: made.named["k"], "inner": lambda: made.inner.at}
+    part = places.get(field, lambda: getattr(made, field))()
+    part.seconds, part.nanos = seconds, nanos
+    raw: bytes = made.SerializeToString()
+    return raw
+
+
+@pytest.mark.parametrize("field", ["at", "took", "each", "named", "inner"])
+def test_nanoseconds_are_kept_by_a_type_that_has_them_and_refused_by_one_that_has_not(field: str) -> None:
+    """In whole nanoseconds, side by side and (with a field behind its place) one by one."""
+    message = compiled_text(FINE, {}, "fine")
+    shapes = {"each": "{}[]", "named": "MAP(VARCHAR, {})", "inner": 'STRUCT("at" {})'}
+    kinds = ["INTERVAL", PARTS] if field == "took" else ["TIMESTAMPTZ", "TIMESTAMPTZ_NS", PARTS]
+    moments = [(5, 0), (5, 1000), (5, 1), (-5, 0), (0, 999_999_999), (9_223_372_035, 999_999_999), (9_223_372_037, 0)]
+    moments += [(-5, -1000), (-5, -1)] if field == "took" else [(-5, 999_999_000), (-5, 999_999_001), (-9_223_372_037, 0)]
+    raws = [fine(message, field, *moment) for moment in moments]
+    raws += [b"\x32\x01x" + raw for raw in raws]  # an unknown field out of its place, which is for the library alone
+    for kind in kinds:
+        table, numbers, failures = read(message, raws, {field: shapes.get(field, "{}").replace("{}", kind)})
+        expected, refused = [], []
+        for i, (seconds, nanos) in enumerate(moments * 2):
+            whole = seconds * 10**9 + nanos
+            small = abs(seconds) < 9_223_372_036
+            if kind != PARTS and ((whole % 1000 and kind != "TIMESTAMPTZ_NS") or (not small and kind != "TIMESTAMPTZ")):
+                refused.append(i)
+            else:
+                expected.append((seconds, nanos) if kind == PARTS else whole)
+        assert numbers == [i for i in range(len(raws)) if i not in refused]
+        assert held(table[field]) == expected
+        assert [(i, why) for i, why, _ in failures] == [(i, "out of range") for i in refused]
+        for i, _, detail in failures:
+            if (moments * 2)[i][1] % 1000 and kind in ("TIMESTAMPTZ", "INTERVAL"):
+                assert PARTS in detail and ("TIMESTAMPTZ_NS" in detail) == (field != "took")
+
+
+def held(column: pa.ChunkedArray) -> list[Any]:
+    """The times of a column, at whatever place in it, in nanoseconds, or as their parts."""
+    values = column.combine_chunks()
+    if pa.types.is_map(values.type):
+        values = values.items
+    elif pa.types.is_list(values.type):
+        values = values.flatten()
+    elif values.type.num_fields == 1:
+        values = values.field(0)
+    if pa.types.is_struct(values.type):
+        return [(v["seconds"], v["nanos"]) for v in values.to_pylist()]
+    if pa.types.is_interval(values.type):
+        return [v.nanoseconds for v in values.to_pylist()]
+    unit = 1 if values.type.unit == "ns" else 1000
+    return [v * unit for v in values.cast(pa.int64()).to_pylist()]
 
 
 def test_proto2_has_presence_and_required_fields() -> None:

@@ -137,7 +137,7 @@ def protobuf() -> Format:
 
     def agrees(raw: bytes, row: dict[str, Any]) -> bool:
         try:
-            values = parsed(message, raw)
+            values = parsed(message, raw, pa.struct(list(schema.arrow_schema())))
         except Broken:
             return False
         table = pa.table([array([values[f.name]], f.type) for f in schema.arrow_schema()], schema=schema.arrow_schema())

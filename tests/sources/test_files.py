@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fastavro
 import pyarrow as pa
@@ -13,8 +14,13 @@ import pyarrow.parquet
 import pytest
 
 import merganser as mg
+from merganser.codecs import Chunk, Place
+from merganser.codecs.columnar import ColumnarCodec
+from merganser.schema import Schema
 from merganser.sources import columnar
 from tests.flows import rows
+
+INTERVAL = pa.month_day_nano_interval()
 
 SCHEMA = {"id": "BIGINT NOT NULL", "name": "VARCHAR"}
 
@@ -154,12 +160,41 @@ def test_a_csv_without_a_declared_column(tmp_path: Path) -> None:
 
 
 def test_a_parquet_file_that_does_not_fit(tmp_path: Path) -> None:
-    pyarrow.parquet.write_table(pa.table({"id": ["x"], "name": ["y"]}), tmp_path / "a.parquet")
-    with pytest.raises(mg.SourceError, match=r"a\.parquet: column 'id' is string"):
+    pyarrow.parquet.write_table(pa.table({"id": [[1]], "name": ["y"]}), tmp_path / "a.parquet")
+    with pytest.raises(mg.SourceError, match=r"a\.parquet: column 'id' is list<element: int64>, which cannot be read as BIGINT"):
         _run(tmp_path, "*.parquet")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(mg.SourceError, match="cannot be read as parquet"):
         _run(tmp_path, "*.parquet")
+
+
+def test_values_of_a_column_that_its_declared_type_cannot_hold_are_dead_letters(tmp_path: Path) -> None:
+    """Each type of a Parquet or Arrow file that is read as a coarser or smaller one, against the values that survive in SQL."""
+    nanos, micros = pa.timestamp("ns"), pa.timestamp("us")
+    cases: list[tuple[str, Any, Any, str, str]] = [
+        ("TIMESTAMP", pa.array([1_000], nanos), pa.array([1_001], nanos), "out of range", "TIMESTAMP_NS and TIMESTAMPTZ_NS hold"),
+        ("TIMESTAMP_MS", pa.array([1_000], micros), pa.array([1_001], micros), "out of range", ""),
+        ("TIME", pa.array([1_000], pa.time64("ns")), pa.array([1_001], pa.time64("ns")), "out of range", "TIME_NS holds nanosec"),
+        ("DATE", pa.array([0], micros), pa.array([1], micros), "out of range", ""),
+        ("INTEGER", pa.array([7]), pa.array([1 << 40]), "out of range", ""),
+        ("INTEGER", pa.array(["7"]), pa.array(["x"]), "wrong type", ""),
+        ("BIGINT", pa.array([7.0]), pa.array([7.5]), "out of range", ""),
+        ("DECIMAL(9,2)", pa.array([0.25]), pa.array([0.125]), "out of range", ""),
+        ("INTERVAL", pa.array([(0, 0, 1_000)], INTERVAL), pa.array([(0, 0, 1_001)], INTERVAL), "out of range", ""),
+        ("TIMESTAMP[]", pa.array([[1_000]], pa.list_(nanos)), pa.array([[0, 1_001]], pa.list_(nanos)), "out of range", ""),
+    ]
+    for kind, good, bad, reason, remedy in cases:
+        whole = pa.concat_arrays([good, bad, pa.nulls(1, good.type), bad, good])
+        table = pa.table({"n": range(len(whole)), "x": whole})
+        chunk = Chunk("s", "", 5, len(table), Place("a.arrow", None, 1), table, {}, 0)
+        schema = Schema.declare({"n": "BIGINT", "x": kind})
+        decoded = ColumnarCodec(schema).decode(chunk)
+        assert decoded.table["n"].to_pylist() == [0, 2, 4], kind
+        assert decoded.table.schema.field("x").type == schema.arrow_schema().field(1).type
+        assert decoded.table["x"].is_null().to_pylist() == [False, True, False]
+        assert [(r.seq, r.reason, r.place.line) for r in decoded.rejects] == [(6, reason, 2), (8, reason, 4)]
+        assert remedy in decoded.rejects[0].detail and "column 'x'" in decoded.rejects[0].detail
+        assert json.loads(decoded.rejects[0].raw)["n"] == 1
 
 
 def test_a_row_group_that_would_fill_the_memory_stops_before_it_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

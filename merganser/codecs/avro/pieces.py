@@ -58,12 +58,16 @@ class Boolean:
 
 @dataclass
 class Number:
-    """``int`` and ``long``, and what logical types make of them: ``factor`` times the number, within ``low`` and ``high``."""
+    """``int`` and ``long``, and what logical types make of them: ``factor`` times the number, within ``low`` and ``high``.
+
+    ``part``: what a number is one of, instead: only multiples of it are taken, and divided.
+    """
 
     type: pa.DataType
     low: int
     high: int
     factor: int = 1
+    part: int = 1
 
     def read(self, c: Cursor) -> pa.Array:
         value = c.zigzag()
@@ -73,6 +77,9 @@ class Number:
             value = np.where(c.ok, value, max(0, self.low))
         if self.factor != 1:
             value = value * self.factor
+        if self.part != 1:
+            fine, value = value, value // self.part
+            c.refuse(value * self.part != fine)
         if pa.types.is_floating(self.type):
             return pa.array(value.astype(self.type.to_pandas_dtype()))
         kind = np.int32 if self.type.bit_width == 32 else np.int64
@@ -85,7 +92,9 @@ class Number:
         value = s.varint()
         if not self.low <= value <= self.high:
             raise Broken("out of range", f"{value} is no {self.type}")
-        return float(value) if pa.types.is_floating(self.type) else value * self.factor
+        if value % self.part:
+            raise Broken("out of range", f"{value} nanoseconds are finer than {self.type}; one of timestamp-nanos holds them")
+        return float(value) if pa.types.is_floating(self.type) else value * self.factor // self.part
 
 
 @dataclass

@@ -125,8 +125,7 @@ class Resolver:
             logical = None if self._within else self.reader.logical(r)
             low, high = INT if wk == "int" else LONG
             if logical is not None:
-                _, least, most, factor = LOGICAL_NUMBERS[self._unit(self.writer.logical(w), logical, path)]
-                return Number(LOGICAL_NUMBERS[logical][0], max(low, least), min(high, most), factor)
+                return _logical(self._unit(self.writer.logical(w), logical, path), logical, low, high)
             kind = {"int": pa.int32(), "long": pa.int64(), "float": pa.float32(), "double": pa.float64()}[rk]
             return Number(kind, low, high)
         if wk in ("float", "double"):
@@ -137,8 +136,8 @@ class Resolver:
         """The logical type that says what a number counts: the writer's, since a millisecond stays one whoever reads it."""
         if written is None or written == read:
             return read
-        (w, w_unit), (r, r_unit) = (name.removeprefix("local-").rpartition("-")[::2] for name in (written, read))
-        if w != r or (w_unit == "nanos") != (r_unit == "nanos"):
+        w, r = (name.removeprefix("local-").rpartition("-")[0] for name in (written, read))
+        if w != r:
             raise Unresolvable(path, f"written as {written}, read as {read}")
         return written
 
@@ -306,6 +305,19 @@ class Resolver:
         if not self._within and (record["name"] in self.reader.recursive or not record["fields"]):
             return json.dumps(jsonable(made), ensure_ascii=False)
         return made
+
+
+def _logical(written: str, read: str, low: int, high: int) -> Number:
+    """Numbers between ``low`` and ``high`` that count the unit of one logical type, as values of another."""
+    _, least, most, factor = LOGICAL_NUMBERS[written]
+    kind, part = LOGICAL_NUMBERS[read][0], 1
+    if read.endswith("nanos") and not written.endswith("nanos"):
+        factor *= 1000
+        most = LOGICAL_NUMBERS[read][2] // factor
+        least = -most
+    elif written.endswith("nanos") and not read.endswith("nanos"):
+        part = 1000
+    return Number(kind, max(low, least), min(high, most), factor, part)
 
 
 def _typed(node: Node, kind: pa.DataType, place: int | None) -> Node:

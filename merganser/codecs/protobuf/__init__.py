@@ -24,11 +24,11 @@ class MessageReader:
                 f"{where} holds Protocol Buffers, whose bytes do not say what they mean: declare schema='order.proto#Order'"
             )
         self._schema, self._message, self._where = schema, found, where
-        self._root = Record(found.descriptor)
+        self._root = Record(found.descriptor, pa.struct(list(schema.arrow_schema())))
 
     def read(self, data: Bytes, start: Ints, end: Ints) -> tuple[pa.Table, Ints, list[Failure]]:
         """The rows, the number of the message of each, and the messages that are none."""
         cursor = Cursor(data, start.copy(), end)
         table = pa.table(self._root.columns(cursor), schema=pa.schema(list(self._root.type)))
-        found = completed(table, cursor.ok, lambda raw: parsed(self._message, raw), data, start, end)
+        found = completed(table, cursor.ok, lambda raw: parsed(self._message, raw, self._root.type), data, start, end)
         return accepted(*found, self._schema, self._where)

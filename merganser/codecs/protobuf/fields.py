@@ -18,15 +18,12 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from merganser.codecs.cursor import Cursor, Flags, Ints
 from merganser.codecs.protobuf.elements import FIXED32, FIXED64, LENGTH, NUMBERS, VARINT, Element, Enum
-from merganser.codecs.protobuf.reference import FRACTION, LEAST, LONGEST, MOST
+from merganser.codecs.protobuf.reference import FRACTION, LEAST, LONGEST, MOST, is_fine
 from merganser.schema import arrow_type
 from merganser.schema.protobuf import DURATION, TIMESTAMP, WRAPPERS, is_json, is_map, nullable
 
 ROUNDS = 1024
 """Elements of a repeated field up to which they are read side by side."""
-
-
-
 
 NONE = -1
 """The tag of a message that has come to its end."""
@@ -92,9 +89,10 @@ class Field:
 class Record:
     """A message as a struct, one field after the other."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, wanted: pa.DataType | None = None) -> None:
+        """``wanted``: the struct that it is declared to be, where that may matter (``body``)."""
         self.names = [f.name for f in descriptor.fields]
-        made = [_field(f) for f in descriptor.fields]
+        made = [_field(f, _part(wanted, f.name)) for f in descriptor.fields]
         self.fields = sorted(made, key=lambda f: f.number)
         self._known = np.array([f.number for f in self.fields])
         self.closed = False
@@ -263,12 +261,12 @@ def _repeats(row: Ints, keys: pa.Array, count: int) -> Flags:
 
 
 class Moment:
-    """A Timestamp, in microseconds, and a Duration: what is finer than a microsecond is cut off."""
+    """A Timestamp, in microseconds or (``fine``) nanoseconds, and a Duration, in microseconds; what is finer is refused."""
 
-    def __init__(self, descriptor: Descriptor) -> None:
+    def __init__(self, descriptor: Descriptor, fine: bool) -> None:
         self._parts = Record(descriptor)
-        self._duration = descriptor.full_name == DURATION
-        self.type = arrow_type("INTERVAL" if self._duration else "TIMESTAMPTZ")
+        self._duration, self._fine = descriptor.full_name == DURATION, fine
+        self.type = arrow_type("INTERVAL" if self._duration else "TIMESTAMPTZ_NS" if fine else "TIMESTAMPTZ")
 
     def read(self, c: Cursor) -> pa.Array:
         seconds, nanos = (column.to_numpy() for column in self._parts.columns(c))
@@ -276,8 +274,13 @@ class Moment:
         if self._duration:
             c.refuse((abs(seconds) > LONGEST) | (abs(nanos) > FRACTION) | (seconds * nanos < 0))
         else:
-            c.refuse((seconds < LEAST) | (seconds > MOST) | (nanos < 0) | (nanos > FRACTION))
-        micros = np.where(c.ok, seconds, 0) * 1_000_000 + np.where(c.ok, np.sign(nanos) * (abs(nanos) // 1000), 0)
+            least, most = (-LONGEST, LONGEST - 1) if self._fine else (LEAST, MOST)
+            c.refuse((seconds < least) | (seconds > most) | (nanos < 0) | (nanos > FRACTION))
+        if self._fine:
+            return pa.Array.from_buffers(self.type, len(c), [None, pa.py_buffer(seconds * 1_000_000_000 + nanos)])
+        micros = nanos // 1000
+        c.refuse(micros * 1000 != nanos)
+        micros += seconds * 1_000_000
         if not self._duration:
             return pa.Array.from_buffers(self.type, len(c), [None, pa.py_buffer(micros)])
         halves = np.zeros((len(c), 2), np.int64)
@@ -324,15 +327,22 @@ class Group:
 # -- from descriptors ---------------------------------------------------------------------------------------------------
 
 
-def _field(field: FieldDescriptor) -> Field:
+def _part(wanted: pa.DataType | None, name: str) -> pa.DataType | None:
+    """The type of a field of a struct, if it has that."""
+    if wanted is None or not pa.types.is_struct(wanted) or wanted.get_field_index(name) < 0:
+        return None
+    return wanted.field(name).type
+
+
+def _field(field: FieldDescriptor, wanted: pa.DataType | None) -> Field:
     oneof = field.containing_oneof.name if field.containing_oneof is not None else None
     presence = nullable(field) or field.is_required
     return Field(
-        field.name, field.number, _element(field), field.is_repeated, presence, field.is_required, oneof, is_map(field)
+        field.name, field.number, _element(field, wanted), field.is_repeated, presence, field.is_required, oneof, is_map(field)
     )
 
 
-def _element(field: FieldDescriptor) -> Element:
+def _element(field: FieldDescriptor, wanted: pa.DataType | None) -> Element:
     if field.type == FieldDescriptor.TYPE_ENUM:
         return Enum(field)
     if field.message_type is None:
@@ -340,17 +350,19 @@ def _element(field: FieldDescriptor) -> Element:
     if field.type == FieldDescriptor.TYPE_GROUP:
         return Group(Record(field.message_type).type)
     if is_map(field):
-        return Inner(Entry(field.message_type))
-    return Inner(body(field.message_type))
+        return Inner(Entry(field.message_type, wanted))
+    if field.is_repeated:
+        wanted = wanted.value_type if wanted is not None and pa.types.is_list(wanted) else None
+    return Inner(body(field.message_type, wanted))
 
 
-def body(descriptor: Descriptor) -> Body:
-    """The reader of a message within another."""
-    if descriptor.full_name in (TIMESTAMP, DURATION):
-        return Moment(descriptor)
+def body(descriptor: Descriptor, wanted: pa.DataType | None) -> Body:
+    """The reader of a message within another. A Timestamp or Duration that is declared as a STRUCT is its two fields."""
+    if descriptor.full_name in (TIMESTAMP, DURATION) and not (wanted is not None and pa.types.is_struct(wanted)):
+        return Moment(descriptor, descriptor.full_name == TIMESTAMP and is_fine(wanted))
     if descriptor.full_name in WRAPPERS:
         return Wrapper(descriptor)
-    return Unread(pa.utf8()) if is_json(descriptor) else Record(descriptor)
+    return Unread(pa.utf8()) if is_json(descriptor) else Record(descriptor, wanted)
 
 
 class Entry:
@@ -359,8 +371,9 @@ class Entry:
     One with an unknown field is for the reference library, which keeps it out of the map.
     """
 
-    def __init__(self, descriptor: Descriptor) -> None:
-        self._parts = Record(descriptor)
+    def __init__(self, descriptor: Descriptor, wanted: pa.DataType | None) -> None:
+        value = wanted.item_type if wanted is not None and pa.types.is_map(wanted) else None
+        self._parts = Record(descriptor, None if value is None else pa.struct([pa.field("value", value)]))
         self._parts.closed = True
         for part in self._parts.fields:
             part.presence = part.oneof is not None or part.element.zero is None

@@ -22,8 +22,13 @@ LONGEST = 9_223_372_036
 FRACTION = 999_999_999
 
 
-def parsed(message: Message, raw: bytes) -> dict[str, Any]:
-    """The values of a message by field, as ``binary.array`` takes them. Raises Broken."""
+def is_fine(kind: pa.DataType | None) -> bool:
+    """Whether a type holds nanoseconds."""
+    return kind is not None and pa.types.is_timestamp(kind) and kind.unit == "ns"
+
+
+def parsed(message: Message, raw: bytes, kind: pa.StructType) -> dict[str, Any]:
+    """The values of a message by field, as ``binary.array`` takes them for this type. Raises Broken."""
     try:
         made = message.kind.FromString(raw)
     except DecodeError as error:
@@ -37,7 +42,7 @@ def parsed(message: Message, raw: bytes) -> dict[str, Any]:
         raise Broken("missing field", f"{', '.join(made.FindInitializationErrors())} is required")
     if len(raw) > MAX_ELEMENTS and (count := _elements(made)) > MAX_ELEMENTS:
         raise Broken("too many elements", f"{count:,} elements; at most {MAX_ELEMENTS:,} are taken of one record")
-    return _fields(made, message.descriptor)
+    return _fields(made, message.descriptor, kind)
 
 
 def _elements(made: Any) -> int:
@@ -56,34 +61,35 @@ def _elements(made: Any) -> int:
     return count
 
 
-def _fields(made: Any, descriptor: Descriptor) -> dict[str, Any]:
-    return {f.name: _value(made, f) for f in descriptor.fields}
+def _fields(made: Any, descriptor: Descriptor, kind: pa.StructType) -> dict[str, Any]:
+    return {f.name: _value(made, f, kind.field(f.name).type) for f in descriptor.fields}
 
 
-def _value(made: Any, field: FieldDescriptor) -> Any:
+def _value(made: Any, field: FieldDescriptor, kind: pa.DataType) -> Any:
     if is_map(field):
         key, value = field.message_type.fields_by_name["key"], field.message_type.fields_by_name["value"]
         found = getattr(made, field.name)
-        return [(_one(k, key), _one(found[k], value)) for k in sorted(found)]  # the library's own order is any
+        one, other = kind.key_type, kind.item_type
+        return [(_one(k, key, one), _one(found[k], value, other)) for k in sorted(found)]  # the library's own order is any
     if field.is_repeated:
-        return [_one(v, field) for v in getattr(made, field.name)]
+        return [_one(v, field, kind.value_type) for v in getattr(made, field.name)]
     if (nullable(field) or field.message_type is not None) and not made.HasField(field.name):
         return None
     try:
-        return _one(getattr(made, field.name), field)
+        return _one(getattr(made, field.name), field, kind)
     except UnicodeDecodeError as error:
         raise Broken("not utf-8", f"field {field.name}: {error}") from None
 
 
-def _one(value: Any, field: FieldDescriptor) -> Any:
+def _one(value: Any, field: FieldDescriptor, kind: pa.DataType) -> Any:
     if field.type == FieldDescriptor.TYPE_ENUM:
         known = field.enum_type.values_by_number.get(value)
         return known.name if known is not None else str(value)
     descriptor = field.message_type
     if descriptor is None:
         return value
-    if descriptor.full_name in (TIMESTAMP, DURATION):
-        return _moment(value, field, descriptor.full_name == DURATION)
+    if descriptor.full_name in (TIMESTAMP, DURATION) and not pa.types.is_struct(kind):
+        return _moment(value, field, kind)
     if descriptor.full_name in WRAPPERS:
         return value.value
     if is_json(descriptor):
@@ -92,7 +98,7 @@ def _one(value: Any, field: FieldDescriptor) -> Any:
         except (json_format.Error, ValueError, TypeError) as error:
             raise Broken("wrong type", f"field {field.name} has no form in JSON: {error}") from None
         return json.dumps(_whole(tree), ensure_ascii=False)
-    return _fields(value, descriptor)
+    return _fields(value, descriptor, kind)
 
 
 def _whole(tree: Any) -> Any:
@@ -104,14 +110,20 @@ def _whole(tree: Any) -> Any:
     return int(tree) if isinstance(tree, float) and tree.is_integer() and abs(tree) < 1 << 53 else tree
 
 
-def _moment(value: Any, field: FieldDescriptor, duration: bool) -> Any:
+def _moment(value: Any, field: FieldDescriptor, kind: pa.DataType) -> Any:
+    """A Timestamp as the number that Arrow has for it, a Duration as an INTERVAL."""
     seconds, nanos = int(value.seconds), int(value.nanos)
-    if duration:
-        fits = abs(seconds) <= LONGEST and abs(nanos) <= FRACTION and seconds * nanos >= 0
-    else:
-        fits = LEAST <= seconds <= MOST and 0 <= nanos <= FRACTION
-    if not fits:
-        what = "a Duration of at most 292 years" if duration else "a Timestamp between the years 1 and 9999"
-        raise Broken("out of range", f"field {field.name}: {seconds} seconds and {nanos} nanoseconds are no {what}")
-    micros = seconds * 1_000_000 + (abs(nanos) // 1000) * (-1 if nanos < 0 else 1)
-    return pa.MonthDayNano([0, 0, micros * 1000]) if duration else micros
+    duration, fine = pa.types.is_interval(kind), is_fine(kind)
+    least, most = (-LONGEST, LONGEST) if duration else (-LONGEST, LONGEST - 1) if fine else (LEAST, MOST)
+    signed = seconds * nanos >= 0 if duration else nanos >= 0
+    said = f"field {field.name}: {seconds} seconds and {nanos} nanoseconds are"
+    if not (least <= seconds <= most and abs(nanos) <= FRACTION and signed):
+        years = "1678 and 2261" if fine else "1 and 9999"
+        what = "Duration of at most 292 years" if duration else f"Timestamp between the years {years}"
+        raise Broken("out of range", f"{said} no {what}")
+    if nanos % 1000 and not fine:
+        finer, remedy = ("INTERVAL", "") if duration else ("TIMESTAMPTZ", "TIMESTAMPTZ_NS, or ")
+        remedy += "STRUCT(seconds BIGINT, nanos INTEGER)"
+        raise Broken("out of range", f"{said} finer than {finer}; types= of the source may declare it {remedy}")
+    whole = seconds * 1_000_000_000 + nanos
+    return pa.MonthDayNano([0, 0, whole]) if duration else whole if fine else whole // 1000
