@@ -39,6 +39,7 @@ serve_option = click.option(
     "--serve", metavar="[HOST:]PORT", help="Where to answer queries while it runs.  [default: 127.0.0.1, any free port]"
 )
 no_serve_option = click.option("--no-serve", is_flag=True, help="Answer no queries while it runs.")
+gap_option = click.option("--accept-gap", is_flag=True, help="Go on, and record it, where a log has lost records that are needed.")
 
 
 def _address(serve: str | None, no_serve: bool) -> Address | None:
@@ -56,7 +57,7 @@ def _address(serve: str | None, no_serve: bool) -> Address | None:
 @click.option("--follow", is_flag=True, help="Go on reading what is appended, until stopped by Ctrl-C or SIGTERM.")
 @click.option("--epoch", default="1s", show_default=True, callback=_epoch, help="How much time is committed together.")
 @workers_option
-@click.option("--accept-gap", is_flag=True, help="Go on, and record it, where a log has lost records that were not read yet.")
+@gap_option
 @serve_option
 @no_serve_option
 def run(
@@ -89,10 +90,11 @@ def run(
 @click.option("--flow", "files", multiple=True, required=True, metavar="FLOW.py", help="The file of the view's flow.")
 @store_option
 @workers_option
+@gap_option
 @serve_option
 @no_serve_option
 def rebuild(
-    views: tuple[str, ...], files: tuple[str, ...], store: str, workers: int, serve: str | None, no_serve: bool
+    views: tuple[str, ...], files: tuple[str, ...], store: str, workers: int, accept_gap: bool, serve: str | None, no_serve: bool
 ) -> None:
     """Build views anew from the start of their sources, beside the old ones, and swap them.
 
@@ -103,7 +105,7 @@ def rebuild(
     watch = Watch("rebuilding")
     with changing(), watch.shown():
         report = engine.rebuild(
-            flows, views, store, workers=workers, progress=watch.begin, serve=_address(serve, no_serve)
+            flows, views, store, workers=workers, progress=watch.begin, serve=_address(serve, no_serve), accept_gap=accept_gap
         )
     if report.stopped:
         click.echo("stopped before the end: the old views are as they were; call it again to go on", err=True)

@@ -104,15 +104,20 @@ def rebuild(
     chunk_bytes: int = CHUNK_BYTES,
     epoch_bytes: int = EPOCH_BYTES,
     begin: str | None = None,
+    accept_gap: bool = False,
 ) -> Report:
     """Build views anew from the start of their sources, beside the old ones, and swap them in one transaction.
 
     The old views can be queried until the swap. A rebuild that was interrupted goes on where it stopped. ``begin``: replay
-    the logs from a time or an offset on instead; only from logs that know these (Kafka).
+    the logs from a time or an offset on instead; only from logs that know these (Kafka). ``accept_gap``: go on where a log has
+    lost records since it was read, which the new views then lack.
     """
     with Store(store, shared=serve is not None, workers=workers) as opened:
         cohorts, building = changes.open_rebuild(opened, flows, views, begin)
-        job = Job(opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), begin=begin)
+        job = Job(
+            opened, cohorts, False, epoch, workers, chunk_bytes, epoch_bytes, stop or threading.Event(), accept_gap, begin,
+            whole=True,
+        )  # fmt: skip
         with _serving(opened, job, serve):
             report = job.run(progress, (), building=building)
             if not report.stopped:

@@ -175,7 +175,8 @@ class KafkaReader:
             # Ordinals only grow: those of the new log come behind those of the old one.
             return Reading(*key, topic_id, earliest, earliest, base + max(needed, offset) - earliest, None, gaps)
         if needed < earliest:
-            why = f"the log of {key[0]}/{key[1]} begins at offset {earliest} by now (retention)"
+            before = f", and what the store has of it at {first}" if "needed" in position else ""
+            why = f"the log of {key[0]}/{key[1]} begins at offset {earliest} by now (retention){before}"
             self._lost(key, needed, earliest, why)
             gaps.append([needed, earliest, why])
         elif "cut" in position or (needed > latest and "leader_epoch" not in position):  # with it Kafka says where it was cut
@@ -197,7 +198,7 @@ class KafkaReader:
         text = f"source {self._source!r} cannot be read on: {why}, so {lost} of {key[0]}/{key[1]} are lost"
         if not self._accept_gap:
             raise SourceError(
-                f"{text}. Run with --accept-gap to go on without them (it is recorded), or rebuild the views from what there is"
+                f"{text}. `merganser run` and `rebuild` go on without them with --accept-gap (it is recorded)"
             )
         log.warning("%s; accepted", text)
 
