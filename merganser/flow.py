@@ -420,7 +420,8 @@ class Grouped:
 
 def _window_type(source: Source) -> str:
     assert source.time is not None
-    return "TIMESTAMP WITH TIME ZONE" if "ZONE" in source.schema[source.time].type else "TIMESTAMP"
+    zoned = source.schema[source.time].type in ("TIMESTAMP WITH TIME ZONE", "TIMESTAMPTZ_NS")
+    return "TIMESTAMP WITH TIME ZONE" if zoned else "TIMESTAMP"
 
 
 def _columns(by: str | Sequence[str], columns: Columns, what: str) -> tuple[str, ...]:

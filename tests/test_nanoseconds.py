@@ -70,6 +70,7 @@ def test_every_format_refuses_what_it_would_have_to_cut_and_keeps_it_where_it_ne
         mg.run([flow], store)
         assert rows(store, "SELECT epoch_ns(sent) FROM kept ORDER BY 1") == [(n,) for n in kept]
         assert rows(store, "SELECT n, epoch_ns(last) FROM seconds") == [(len(kept), kept[-1])]
+        assert rows(store, "SELECT DISTINCT typeof(window_start) FROM seconds") == [("TIMESTAMP WITH TIME ZONE",)]
         letters = rows(store, "SELECT reason, detail FROM merganser.dead_letters")
         assert [reason for reason, _ in letters] == ["out of range"] * (2 - len(kept))
         assert all("finer than" in said or "without loss" in said for _, said in letters)
