@@ -78,23 +78,12 @@ def source(
         if connector.format != "json":
             raise FlowError(f"mg.debezium(…) reads JSON, and source {name!r} is declared with format={connector.format!r}")
         connector = replace(connector, columns=(*connector.columns, (debezium.MESSAGE_KEY, "key")))
-    for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
-        if column is not None and column not in declared:
-            raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
-    if version is not None and declared[version].type.split("(")[0] not in NUMBERS:
-        raise FlowError(f"version={version!r} is a {declared[version].type}; declare it in the schema as an INTEGER")
+    _check_columns(name, declared, time, id, key, version)
     if time is not None:
         _check_time(time, declared[time].type, time_unit)
     if lateness is not None and time is None:
         raise FlowError(f"lateness is measured in event time, but source {name!r} has no time=")
-    if on_error not in ("dead_letter", "stop"):
-        raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
-    if storm is not None and not 0 <= storm <= 1:
-        raise FlowError(f"storm={storm!r} must be a share between 0 and 1, or None")
-    if dead_letters is not None:
-        if not isinstance(dead_letters, Kafka):
-            raise FlowError(f"dead_letters={dead_letters!r} must be a topic, mg.kafka('{name}.dlq', brokers=…)")
-        sinks.check(dead_letters)
+    _check_errors(name, on_error, storm, dead_letters)
     if isinstance(connector, Kafka) and (dead_letters is not None or isinstance(declared.written, CloudEvents)):
         connector = replace(connector, whole=True)
     late = None if lateness is None else duration(lateness, "lateness")
@@ -104,6 +93,29 @@ def source(
         name, connector, declared, time, late, id, key, on_error, ahead, time_unit, idle, version, storm=storm,
         dead_letters=dead_letters,
     )  # fmt: skip
+
+
+def _check_columns(
+    name: str, declared: Schema, time: str | None, id: str | None, key: str | None, version: str | None
+) -> None:
+    """Refuse roles of columns that are not there, and a version that is no number."""
+    for role, column in (("time", time), ("id", id), ("key", key), ("version", version)):
+        if column is not None and column not in declared:
+            raise FlowError(f"{role}={column!r} is no column of source {name!r}; it has {', '.join(declared.names())}")
+    if version is not None and declared[version].type.split("(")[0] not in NUMBERS:
+        raise FlowError(f"version={version!r} is a {declared[version].type}; declare it in the schema as an INTEGER")
+
+
+def _check_errors(name: str, on_error: str, storm: float | None, dead_letters: Connector | None) -> None:
+    """Refuse what cannot become of bad records."""
+    if on_error not in ("dead_letter", "stop"):
+        raise FlowError(f"on_error={on_error!r} must be 'dead_letter' or 'stop'")
+    if storm is not None and not 0 <= storm <= 1:
+        raise FlowError(f"storm={storm!r} must be a share between 0 and 1, or None")
+    if dead_letters is not None:
+        if not isinstance(dead_letters, Kafka):
+            raise FlowError(f"dead_letters={dead_letters!r} must be a topic, mg.kafka('{name}.dlq', brokers=…)")
+        sinks.check(dead_letters)
 
 
 def _check_time(time: str, kind: str, unit: str | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -19,14 +19,16 @@ from merganser.fetching import Fetching
 from merganser.operators.changes import RETRACTED
 from merganser.plan import Columns, Node, Source
 from merganser.routing import Routing
+from merganser.rowlocal import RowLocal, column_type
 from merganser.schema import Schema
 from merganser.sources import Connector
-from merganser.sql import binder, quote
+from merganser.sql import binder
 from merganser.temporal import Temporal, policy
 from merganser.windows import Session, Window
 
 if TYPE_CHECKING:
     from merganser.notebook import Preview, Running
+
 
 class Flow:
     """A named set of streams, each ending in a materialised view. Nothing runs until ``merganser run`` or ``run()``."""
@@ -119,7 +121,7 @@ class Flow:
         return running(self, store, epoch=epoch)
 
 
-class Stream(Temporal, Routing, Fetching):
+class Stream(RowLocal, Temporal, Routing, Fetching):
     """An immutable stream of rows: a verb returns a new one, and two verbs on one stream fan out."""
 
     _flow: Flow
@@ -176,69 +178,6 @@ class Stream(Temporal, Routing, Fetching):
             raise FlowError(f"{verb}() cannot follow windows with late='update', which change after they were closed")
         columns = {name: kind for name, kind in node.columns.items() if name != "final"}
         return plan.Final(users_line(), columns, node)
-
-    @on_users_line
-    def filter(self, sql: str) -> Stream:
-        """Keep the rows for which a SQL condition is true (not false, not NULL)."""
-        node = self._open("filter")
-        binder().bind_filter(sql, node.columns)
-        return self._then(plan.Filter(users_line(), node.columns, node, sql))
-
-    @on_users_line
-    def select(self, *names: str, **items: str) -> Stream:
-        """Only these columns: names of present ones, then ``name="sql"``. Event time, id and key travel on regardless."""
-        node = self._open("select")
-        wanted = {name: quote(name) for name in names} | items
-        if not wanted:
-            raise FlowError("select() needs at least one column")
-        for name in names:
-            _column(name, node.columns, "select")
-        columns = self._bind(wanted, node, "select")
-        return self._then(plan.Select(users_line(), columns, node, tuple(wanted.items())))
-
-    @on_users_line
-    def derive(self, **items: str) -> Stream:
-        """Add columns, or replace present ones, by SQL over the columns there are."""
-        node = self._open("derive")
-        if not items:
-            raise FlowError("derive() needs at least one column, such as derive(total='price * quantity')")
-        columns = node.columns | self._bind(items, node, "derive")
-        return self._then(plan.Derive(users_line(), columns, node, tuple(items.items())))
-
-    @on_users_line
-    def drop(self, *names: str) -> Stream:
-        """All columns but these."""
-        node = self._open("drop")
-        for name in names:
-            _column(name, node.columns, "drop")
-        columns = {n: t for n, t in node.columns.items() if n not in names}
-        if not names or not columns:
-            raise FlowError("drop() needs the names of some columns, and must leave at least one")
-        return self._then(plan.Drop(users_line(), columns, node, names))
-
-    @on_users_line
-    def explode(self, column: str) -> Stream:
-        """One row for each element of a list column; none for an empty or NULL list."""
-        node = self._open("explode")
-        kind = _column(column, node.columns, "explode")
-        if not kind.endswith("]"):
-            raise FlowError(f"explode({column!r}) needs a list, this column is a {kind}")
-        element = kind[: kind.rindex("[")]
-        return self._then(plan.Explode(users_line(), node.columns | {column: element}, node, column))
-
-    @on_users_line
-    def map_batches(self, fn: Callable[[Any], Any], schema: Mapping[str, str] | str | Path) -> Stream:
-        """Row-local Python, for what SQL cannot say: ``fn`` takes a ``pyarrow.Table`` and returns one of as many rows.
-
-        ``schema`` declares the columns it returns. Row i of the result must depend on row i alone: batches are cut
-        anywhere. If it raises, the rows that it cannot take are found one by one and become dead letters.
-        """
-        node = self._open("map_batches")
-        if not callable(fn):
-            raise FlowError("map_batches() takes a function of a pyarrow.Table")
-        declared = Schema.declare(schema)
-        columns = {c.name: c.type for c in declared.columns}
-        return self._then(plan.MapBatches(users_line(), columns, node, fn, declared))
 
     @on_users_line
     def deduplicate(
@@ -357,7 +296,7 @@ class Stream(Temporal, Routing, Fetching):
             raise FlowError(f"the flow already has a view or sink named {name!r}; name this one: write(…, name='…')")
         key = getattr(sink, "key", None)
         if key is not None:
-            _column(key, node.columns, "write key")
+            column_type(key, node.columns, "write key")
         registry = getattr(sink, "registry", None)
         if registry is not None and registry.folder is not None:
             registry = None  # a folder has no ids that could be written
@@ -376,12 +315,6 @@ class Stream(Temporal, Routing, Fetching):
         from merganser.notebook import preview
 
         return preview(self._node, events, rows)
-
-    def _bind(self, items: Mapping[str, str], node: Node, verb: str) -> Columns:
-        for name in items:
-            if name.startswith("_"):
-                raise FlowError(f"{verb}({name}=…): names that begin with _ are merganser's own")
-        return binder().bind_select(items, node.columns)
 
 
 class Grouped:
@@ -427,14 +360,7 @@ def _window_type(source: Source) -> str:
 def _columns(by: str | Sequence[str], columns: Columns, what: str) -> tuple[str, ...]:
     names = (by,) if isinstance(by, str) else tuple(by)
     for name in names:
-        _column(name, columns, what)
+        column_type(name, columns, what)
     if len(set(names)) < len(names):
         raise FlowError(f"{what}: a column is named twice")
     return names
-
-
-def _column(name: str, columns: Columns, what: str) -> str:
-    if name not in columns:
-        hint = "; derive() it first" if not name.isidentifier() else ""
-        raise FlowError(f"{what}: there is no column {name!r}; there are {', '.join(columns)}{hint}")
-    return columns[name]

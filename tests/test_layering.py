@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
     "errors", "secrets", "faults", "clock", "aside", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
     "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "asking", "plan", "store", "dead_letters",
-    "operators", "declaration", "temporal", "fetching", "routing", "flow", "lag", "display", "picture", "query",
+    "operators", "declaration", "temporal", "fetching", "routing", "rowlocal", "flow", "lag", "display", "picture", "query",
     "verify", "engine", "notebook", "cli", "testing", "pytest_plugin",
 )  # fmt: skip
 

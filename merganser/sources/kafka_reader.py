@@ -1,11 +1,4 @@
-"""The reader of Kafka partitions: one consumer for all of them, messages taken in thousands straight into Arrow arrays.
-
-A partition's position: ``offset`` of the next message; ``from``, the first one that was ever to be read; ``topic_id``;
-``base``, what is added to offsets to make ordinals (0, until a topic was made anew and its offsets began again);
-``high``, the end of the log as it was known then; ``gaps``, ranges of offsets that were lost and accepted, with why;
-``last``, the offset of the last message that was read, and ``leader_epoch``, that of the broker that took it: by these Kafka
-tells a log that was cut off and went on with other messages from one that only grew.
-"""
+"""The reader of Kafka partitions: one consumer for all of them, messages taken in thousands straight into Arrow arrays."""
 
 from __future__ import annotations
 
@@ -16,9 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +22,7 @@ from merganser.codecs.messages import HEADERS, Messages, joined
 from merganser.errors import SourceError
 from merganser.sources import Position
 from merganser.sources.kafka import Kafka
+from merganser.sources.kafka_partition import Reading, split
 
 TAKE = 2_000
 """Messages that are taken from the client at a time: few enough to be in the processor's cache while arrays are made of them."""
@@ -42,46 +34,6 @@ GONE = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.
 
 CUT = re.compile(r"(?:truncation detected|No epoch found).*end offset is (-?\d+)")
 """What librdkafka says of a log that does not have what was read any more (KIP-320)."""
-
-
-@dataclass(slots=True)
-class Reading:
-    """One partition that is read. Offsets are Kafka's; ``base`` makes ordinals of them."""
-
-    topic: str
-    number: int
-    topic_id: str
-    first: int
-    offset: int
-    base: int = 0
-    end: int | None = None
-    """Where a run that does not follow ends."""
-    gaps: list[list[Any]] = field(default_factory=list)
-    over: bool = False
-    last: int | None = None
-    leader_epoch: int | None = None
-    """Of the message ``last``."""
-
-    @property
-    def name(self) -> str:
-        return f"{self.topic}/{self.number}"
-
-    def at(self, offset: int) -> TopicPartition:
-        return TopicPartition(self.topic, self.number, offset)
-
-    def begin(self) -> TopicPartition:
-        """Where to have it read on: behind the last message, so that its epoch can be checked. No other lies between."""
-        if self.last is None or self.leader_epoch is None:
-            return self.at(self.offset)
-        return TopicPartition(self.topic, self.number, self.last + 1, leader_epoch=self.leader_epoch)
-
-    def position(self) -> Position:
-        found: Position = {"offset": self.offset, "from": self.first, "base": self.base, "topic_id": self.topic_id}
-        if self.gaps:
-            found["gaps"] = self.gaps
-        if self.last is not None and self.leader_epoch is not None:
-            found |= {"last": self.last, "leader_epoch": self.leader_epoch}
-        return found
 
 
 class KafkaReader:
@@ -135,7 +87,7 @@ class KafkaReader:
 
     def _begin(self) -> None:
         """Assign the partitions that were added, each where it goes on."""
-        new, self._new = [(_split(name), position) for name, position in self._new], []
+        new, self._new = [(split(name), position) for name, position in self._new], []
         keys = [key for key, _ in new]
         ids = self._cluster.ids(topic for topic, _ in keys)
         earliest = self._cluster.offsets(keys, "earliest")
@@ -370,17 +322,12 @@ class KafkaReader:
         advice, self._advice = self._advice, {}
         if not advice:
             return
-        offsets = [TopicPartition(*_split(name), offset) for name, offset in advice.items()]
+        offsets = [TopicPartition(*split(name), offset) for name, offset in advice.items()]
         with suppress(KafkaException):
             if wait:
                 self._consumer.commit(offsets=offsets, asynchronous=False)
             else:
                 self._consumer.commit(offsets=offsets, asynchronous=True)
-
-
-def _split(partition: str) -> tuple[str, int]:
-    topic, number = partition.rsplit("/", 1)
-    return topic, int(number)
 
 
 @contextmanager

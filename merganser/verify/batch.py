@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import UTC
-from itertools import groupby
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import duckdb
@@ -18,7 +15,6 @@ from merganser.plan import (
     Aggregated,
     AsOf,
     Changes,
-    Columns,
     Deduplicate,
     Derive,
     Drop,
@@ -40,10 +36,10 @@ from merganser.plan import (
     Read,
     Select,
 )
-from merganser.sql import empty, literal, quote
-from merganser.states import arrow
+from merganser.sql import literal, quote
 from merganser.verify.fetch import fetched
-from merganser.verify.process import Number, sagas
+from merganser.verify.fold import emitted_rows, folded, processed
+from merganser.verify.process import Number
 from merganser.windows import Session, Window
 
 HIDDEN = ("_part", "_seq", "_time", "_wm")
@@ -323,68 +319,6 @@ def _enriched(batch: Batch, node: Enriched) -> str:
     return f"SELECT {', '.join(items)} FROM {batch.rows(node.inputs[0])} l LEFT JOIN ({batch.table(node.other)}) r ON {equal}"
 
 
-def _folded(batch: Batch, node: Fold) -> str:
-    """The function over each key's events, one key after the other; where it raises, a key's later events wait."""
-    assert node.input is not None
-    results = []
-    for key, events in groupby(_told(batch, node, ""), key=lambda row: tuple(row[c] for c in node.by)):
-        state, last = node.state.fresh(), None
-        for event in events:
-            if (key, event["seq"]) in batch.skipped:
-                continue
-            before = copy.deepcopy(state)
-            try:
-                state = node.apply(state, event)
-            except Exception:
-                state = before
-                break
-            last = event["seq"]
-        if last is not None:
-            results.append([*key, *(column[0] for column in node.state.dump([state])), last])
-    return f"FROM {_filled(batch, node.columns, results)}"
-
-
-def _told(batch: Batch, node: Fold, more: str) -> list[dict[str, Any]]:
-    """The events of a fold, as its function is told them, by key and number."""
-    assert node.input is not None
-    columns = node.input.columns
-    moments = {n: f"{quote(n)}::TIMESTAMPTZ AS {quote(n)}" for n, t in columns.items() if t.startswith("TIMESTAMP")}
-    items = ", ".join(moments.get(n, quote(n)) for n in columns)
-    order = ", ".join(quote(c) for c in (*node.by, "seq"))
-    rows = batch.con.sql(f"SELECT {items}{more} FROM {batch.rows(node.input)} ORDER BY {order}").to_arrow_table().to_pylist()
-    return [{n: v.astimezone(UTC) if n in moments and v else v for n, v in row.items()} for row in rows]
-
-
-def _filled(batch: Batch, columns: Columns, rows: Sequence[Sequence[Any]]) -> str:
-    """The name of a table of these rows."""
-    table = batch.keep(empty(columns))
-    if rows:
-        batch.con.register("_filled", arrow(columns, zip(*rows)))
-        batch.con.execute(f"INSERT INTO {table} FROM _filled")
-    return table
-
-
-def _processed(batch: Batch, node: Process) -> str:
-    return f"FROM {_sagas(batch, node)[0]}"
-
-
-def _emitted(batch: Batch, node: Emits) -> str:
-    assert isinstance(node.input, Process)
-    return f"SELECT *, '' AS _part, 0::BIGINT AS _seq, NULL::BIGINT AS _wm FROM {_sagas(batch, node.input)[1]}"
-
-
-def _sagas(batch: Batch, node: Process) -> tuple[str, str]:
-    """The names of tables of a process's states, and of the rows that it emits."""
-    if node not in batch.sagas:
-        assert node.input is not None
-        found = list(sagas(node, _told(batch, node, ", _time"), batch.closing(node.input), batch.skipped, batch.resumed))
-        dumped = [(*key, *(c[0] for c in node.state.dump([saga.state])), saga.last) for key, saga in found if saga.last]
-        emitted = [(*key, number, *row, at) for key, saga in found for number, row, at in saga.rows]
-        states = _filled(batch, node.columns, dumped)
-        batch.sagas[node] = states, _filled(batch, node.emitted | {"_time": "BIGINT"}, emitted)
-    return batch.sagas[node]
-
-
 def _latest(batch: Batch, node: Latest) -> str:
     before = node.input
     assert before is not None
@@ -408,7 +342,7 @@ STEPS: dict[type[Node], Callable[[Batch, Any], str]] = {
     Order: _order,
     Join: _join,
     AsOf: _as_of,
-    Emits: _emitted,
+    Emits: emitted_rows,
 }
 """By node: the rows of a stream."""
 
@@ -416,7 +350,7 @@ TABLES: dict[type[Node], Callable[[Batch, Any], str]] = {
     Aggregated: _aggregated,
     Latest: _latest,
     Enriched: _enriched,
-    Fold: _folded,
-    Process: _processed,
+    Fold: folded,
+    Process: processed,
 }
 """By node: the rows of a table, as the user's columns."""
