@@ -94,6 +94,25 @@ def test_the_time_of_a_cloudevent(tmp_path: Path) -> None:
     assert rows(store, "SELECT epoch_ns(ce_time), epoch_ns(sent) FROM kept ORDER BY 1") == [(COARSE, FINE), (FINE, FINE)]
 
 
+def test_a_timestamp_is_written_with_its_nanoseconds(tmp_path: Path) -> None:
+    """As Google's library reads it; before 1970 and with whole microseconds too."""
+    _, schema = protobuf(tmp_path)
+    moments = [FINE, COARSE, -1, -1_000_000_001, 0]
+    pyarrow.parquet.write_table(pa.table({"sent": pa.array(moments, pa.timestamp("ns", "UTC"))}), tmp_path / "e.parquet")
+    events = mg.source("events", mg.files(tmp_path / "e.parquet"), schema={"sent": "TIMESTAMPTZ_NS"})
+    flow = mg.Flow("f")
+    flow.read(events).write(mg.files(tmp_path / "out-*.pb"), schema=schema, name="out")
+    mg.run([flow], tmp_path / "s.duckdb")
+    [file] = tmp_path.glob("out-*.pb")
+    raw, found = file.read_bytes(), []
+    while raw:
+        made = load(tmp_path / "e.proto", None, "e").kind.FromString(raw[1 : 1 + raw[0]])
+        found.append(made.sent.ToNanoseconds())
+        raw = raw[1 + raw[0] :]
+    assert sorted(found) == sorted(moments)
+    assert all(check.ok for check in verify([flow], tmp_path / "s.duckdb"))
+
+
 def test_other_types_are_for_columns_that_there_are() -> None:
     with pytest.raises(FlowError, match=r"types=\{'when': …\}: there is no such column; there are id, sent"):
         mg.source("events", mg.files("x.jsonl"), schema={"id": "BIGINT", "sent": "TIMESTAMPTZ"}, types={"when": "TIMESTAMPTZ_NS"})

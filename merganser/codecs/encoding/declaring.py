@@ -37,7 +37,7 @@ def declared(
     if format in ("avro", "avro-single-object"):
         made = _in_avro(made, spec, name)
     elif format == "protobuf":
-        made = _in_protobuf(made, spec, name)
+        made = _with_nanoseconds(_in_protobuf(made, spec, name), columns)
     elif format == "json" and registry is not None:
         made = replace(made, notation=_source(spec, ".schema.json") or writing.write(schema, "json", name).text)
     elif format == "csv":
@@ -81,6 +81,13 @@ def _in_protobuf(made: Encoding, spec: Any, name: str) -> Encoding:
     notation = writing.write(made.target, "protobuf", name).text
     message = protobuf.compiled_text(notation, {}, "the schema of these columns")
     return replace(made, target=protobuf.declared(message, "write()"), notation=notation)
+
+
+def _with_nanoseconds(made: Encoding, columns: Mapping[str, str]) -> Encoding:
+    """A Timestamp holds nanoseconds: where the stream's column does, so does the target's."""
+    zoned = [c.name for c in made.target.columns if c.type == "TIMESTAMP WITH TIME ZONE"]
+    fine = {n: "TIMESTAMPTZ_NS" for n in zoned if columns.get(n) == "TIMESTAMPTZ_NS"}
+    return replace(made, target=made.target.typed(fine))
 
 
 def _check_names(schema: Schema, notation: str) -> None:

@@ -153,8 +153,9 @@ def _one(field: FieldDescriptor, values: Values) -> pa.BinaryArray:
 
 def _moment(descriptor: Descriptor, values: Values) -> pa.BinaryArray:
     if descriptor.full_name == TIMESTAMP:
-        micros = values.numbers()
-        seconds, nanos = micros // 1_000_000, micros % 1_000_000 * 1000
+        second = 1_000_000_000 if values.array.type.unit == "ns" else 1_000_000
+        seconds, rest = np.divmod(values.numbers(), second)
+        nanos = rest * (1_000_000_000 // second)
         values.refuse((seconds < LEAST) | (seconds > MOST), "out of range", "and a Timestamp is of the years 1 to 9999")
     else:
         parts = np.frombuffer(values.array.buffers()[1], np.int32).reshape(-1, 4)[values.array.offset :][: len(values)]
