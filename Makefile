@@ -1,6 +1,6 @@
 # `make` alone lists what can be done. Nothing but Python 3.11 or 3.12, git and make is needed; all goes into .venv.
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kafka test lint bench bench-kafka soak crash crash-kafka crash-shop fuzz clean crash-event-store
+.PHONY: help demo demo-kafka test lint kernel bench bench-kafka soak crash crash-kafka crash-shop fuzz clean crash-event-store
 unexport VIRTUAL_ENV
 
 PYTHON := $(shell for p in python3.12 python3.11 python3; do \
@@ -43,6 +43,10 @@ test: .venv/.installed  ## run every test
 lint: .venv/.installed  ## check style and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+kernel: .venv/.installed  ## compile merganser/kernel (only after its .zig files were changed)
+	@$(BIN)/uv sync --locked --quiet --group kernel
+	$(BIN)/python -m merganser.kernel.build
 
 bench: .venv/.installed  ## measure speed against DuckDB's batch query (writes 900 MB to benchmarks/data)
 	@$(BIN)/uv sync --locked --quiet --group bench

@@ -7,9 +7,10 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent / "merganser"
 ORDER = (
-    "errors", "secrets", "faults", "clock", "aside", "scratch", "schema", "registry", "sql", "aggregate_rules", "aggregates",
-    "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "asking", "plan", "store", "dead_letters",
-    "operators", "declaration", "temporal", "fetching", "routing", "rowlocal", "flow", "lag", "display", "picture", "query",
+    "errors", "secrets", "faults", "clock", "aside", "kernel", "scratch", "schema", "registry", "sql", "aggregate_rules",
+    "aggregates", "codecs", "brokers", "sources", "sinks", "windows", "states", "reference", "asking", "plan", "store",
+    "dead_letters", "operators", "declaration", "temporal", "fetching", "routing", "rowlocal", "flow", "lag", "display",
+    "picture", "query",
     "verify", "engine", "notebook", "cli", "testing", "pytest_plugin",
 )  # fmt: skip
 
