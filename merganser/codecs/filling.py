@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from merganser.schema.types import SqlType
@@ -31,20 +31,19 @@ def tree(text: str | bytes, constant: Callable[[str], Any] = Number) -> Any:
     return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=constant, object_pairs_hook=Object)
 
 
-def filled(line: str, kinds: Mapping[str, SqlType]) -> str | None:
-    """An object's text with ``null`` for each key of a STRUCT that it lacks, and with DECIMALs as texts of all their digits; None
-    if that changes nothing, or it is no object.
+def filled(line: str, kinds: Mapping[str, SqlType]) -> str:
+    """An object's text with ``null`` for each key of a STRUCT that it lacks, and with DECIMALs as texts of all their digits, which
+    DuckDB would take for a DOUBLE's; what is no object stays as it is.
 
     ``kinds``: the types of its values by key.
     """
     try:
         found = tree(line)
     except (ValueError, RecursionError):
-        return None
+        return line
     if not isinstance(found, Object):
-        return None
-    made = Object((key, _filled(value, kinds[key]) if key in kinds else value) for key, value in found)
-    return None if (whole := text(made)) == text(found) else whole
+        return line
+    return text(Object((key, _filled(value, kinds[key]) if key in kinds else value) for key, value in found))
 
 
 def _filled(value: Any, kind: SqlType) -> Any:
@@ -56,18 +55,13 @@ def _filled(value: Any, kind: SqlType) -> Any:
         return Object((key, _filled(v, kind.inner[1][1])) for key, v in value)
     if kind.name == "LIST" and isinstance(value, list) and not isinstance(value, Object):
         return [_filled(v, kind.inner[0][1]) for v in value]
-    return _digits(value) if kind.name == "DECIMAL" and isinstance(value, str) else value
+    return _digits(value) if kind.name == "DECIMAL" and isinstance(value, Number) else value
 
 
-def _digits(number: str) -> str:
-    """A number with more digits than a DOUBLE has, so that it is not taken for one: zeros behind its own."""
-    try:
-        value = Decimal(number)
-    except InvalidOperation:
-        return number
-    if not value.is_finite() or abs(value.adjusted()) > 99:
-        return number
-    return f"{value:f}{'' if '.' in f'{value:f}' else '.'}{'0' * 18}"
+def _digits(number: Number) -> str:
+    """A number as a text of all its digits."""
+    value = Decimal(number)
+    return f"{value:f}" if value.is_finite() and abs(value.adjusted()) < 100 else number
 
 
 def text(value: Any) -> str:

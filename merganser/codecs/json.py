@@ -1,18 +1,17 @@
-"""JSON Lines to Arrow: a vectorised search for line ends, then one DuckDB query over the lines.
+"""JSON objects to Arrow: by the kernel, as far as it is sure of a record, and else by DuckDB.
 
 A value is what the text of it says by the rules of ``values``, however deep it stands within others, whether it is in quotes or
 not; one that its column's type cannot hold is refused. Anything can be a VARCHAR or JSON, as its JSON text.
 
-A chunk in which every record has every key needs one strict query. If that fails, a lenient one takes the records that
-lack nullable keys, and what it doubts is looked at column by column. The verdict on a record does not depend on its
-neighbours, whichever query it came by.
+Columns whose types the kernel does not know it gives as JSON, for DuckDB to cast. Records that it doubts are looked at column by
+column. The verdict on a record does not depend on its neighbours, whichever way it came.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import duckdb
@@ -25,8 +24,8 @@ from merganser.codecs import SEQ, Chunk, Decoded, Place, Reject
 from merganser.codecs.explaining import explain
 from merganser.codecs.filling import Object, filled, mendable, text
 from merganser.codecs.messages import Messages
-from merganser.codecs.quick import path, quick
-from merganser.codecs.values import after_comma, is_json, line_ends, ordinals, place, rule, utf8_error
+from merganser.codecs.objects import NO_COLUMN, Form, Objects
+from merganser.codecs.values import is_json, line_ends, ordinals, place, rule, utf8_error
 from merganser.errors import FlowError
 from merganser.schema import Column, Schema
 from merganser.schema.types import parse
@@ -61,27 +60,9 @@ class Lines:
         """A line without its end."""
         return bytes(self.data[self.starts[i] : self.starts[i + 1]]).rstrip(b"\r\n")
 
-    def arrow(self) -> pa.Array:
-        """The lines as an Arrow string array over the bytes themselves, line ends included."""
-        return pa.Array.from_buffers(pa.utf8(), len(self), [None, pa.py_buffer(self.starts), pa.py_buffer(self.data)])
-
-    def text(self) -> tuple[pa.Array, bool]:
-        """The lines as strings, those that are not UTF-8 emptied; and whether there are such."""
-        if np.frombuffer(self.data, np.uint8).max(initial=0) <= 127:
-            return self.arrow(), False
-        whole = bytes(self.data)
-        if not utf8_error(whole):
-            return self.arrow(), False
-        pieces = [whole[a:b] for a, b in itertools.pairwise(self.starts)]
-        return pa.array([b"" if utf8_error(piece) else piece for piece in pieces], pa.binary()).cast(pa.utf8()), True
-
-    def trailing_commas(self) -> npt.NDArray[np.int64]:
-        """The numbers of the lines that are no JSON, for a comma before a closing bracket."""
-        found = after_comma(np.frombuffer(self.data, np.uint8))
-        if not len(found):
-            return found
-        rows = np.unique(np.searchsorted(self.starts, found, side="right") - 1)
-        return rows[[not is_json(self[i]) for i in rows.tolist()]]
+    def records(self) -> tuple[memoryview, npt.NDArray[np.int32]]:
+        """All bytes, and where in them each record begins, with the end of the last."""
+        return self.data, self.starts
 
     def ordinals(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         return ordinals(chunk, len(self))
@@ -95,58 +76,50 @@ class JsonCodec:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self.beside({})
-        self._middle, self._slow = Query(self._middle_sql(), "_lines"), Query(self._slow_sql(), "_lines")
-        self._names = list(schema.names())
+        self._slow = Query(self._slow_sql(), "_lines")
         kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type or "DECIMAL(" in c.type}
         self._mended = {name: kind for name, kind in kinds.items() if mendable(kind)}
-        self._lenient = False
         self._alone: dict[str, JsonCodec] = {}
         try:
             self._empty = schema.arrow_schema().empty_table()
-            self._fast.run(_table(pa.array([], pa.string())))
+            self._slow.run(_table(pa.array([], pa.string())))
         except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
             raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
+        self._read_as_json({c.name for c in schema.columns if Form.of(c.type).kind == "json"})
 
     # -- the codec ------------------------------------------------------------------------------------------------
-
-    def beside(self, columns: Mapping[str, str]) -> None:
-        """Compute further columns of what is decoded in the same query, by their SQL over the schema's.
-
-        They are there where all records of a chunk are as the strict query would have them, and else, or if they cannot be
-        computed for each, not.
-        """
-        self._beside = dict(columns)
-        self._fast = Query(self._fast_sql(), "_lines")
 
     def decode(self, chunk: Chunk) -> Decoded:
         payload: Lines | Messages = chunk.payload
         assert len(payload) + len(chunk.rejects) == chunk.records
         seqs = payload.ordinals(chunk)
-        lines, broken = payload.text()
-        commas = payload.trailing_commas()
-        if not broken and not len(commas) and not self._lenient:
-            table = self._try_fast(lines)
-            if table is None and self._beside:
-                beside = self._beside
-                self.beside({})
-                table = self._try_fast(lines)
-                if table is None:  # it is not they that fail
-                    self.beside(beside)
-            if table is not None:
-                return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
-        if len(commas):  # which DuckDB takes, and no one else
-            spoilt = np.zeros(len(lines), np.bool_)
-            spoilt[commas] = True
-            lines = pc.if_else(pa.array(spoilt), "", lines)
-        table, rows = self._leniently(lines)
-        # Where nearly all records lack a key, the strict query fails on every chunk: do not try it again.
-        self._lenient = self._lenient or len(rows) > len(lines) // 2
-        rejects = [
-            self._reject(payload[i], int(seqs[i]), payload.place(chunk, i, int(seqs[i])))
-            for i in np.setdiff1d(np.arange(len(lines)), rows).tolist()
-        ]
-        return Decoded(table.append_column(SEQ, pa.array(seqs[rows])), rejects)
+        table, doubts = self._objects.decode(*payload.records())
+        if self._as_json:
+            table = self._cast(table, doubts)
+        doubted = np.flatnonzero(doubts)
+        if not len(doubted):
+            return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
+        looked, bad = self._one_by_one(self._texts([payload[i] for i in doubted.tolist()]))
+        rejects = [self._reject(payload[i], int(seqs[i]), payload.place(chunk, i, int(seqs[i]))) for i in doubted[bad].tolist()]
+        rows = np.arange(len(table))
+        rows[doubted] = len(table) + np.arange(len(doubted))
+        kept = np.delete(np.arange(len(table)), doubted[bad])
+        table = pa.concat_tables([table, looked]).take(pa.array(rows[kept]))
+        self._learn(doubts)
+        return Decoded(table.append_column(SEQ, pa.array(seqs[kept])), rejects)
+
+    def _learn(self, doubts: npt.NDArray[np.uint16]) -> None:
+        """Have columns that are often in doubt cast by DuckDB: those whose values have an unusual notation."""
+        counts = np.bincount(doubts, minlength=len(self._schema.columns) + 1)
+        often = {c.name for c, count in zip(self._schema.columns, counts[1:].tolist()) if count > max(FEW, len(doubts) // 8)}
+        if often - self._as_json:
+            self._read_as_json(self._as_json | often)
+
+    def _read_as_json(self, names: set[str]) -> None:
+        """Let the kernel give some columns as their JSON, for DuckDB to cast."""
+        self._as_json = names
+        self._objects = Objects(self._schema, names)
+        self._casts = [Query(self._casts_sql(surely), "_read") for surely in (True, False)] if names else []
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:
         payload: Lines | Messages = chunk.payload
@@ -159,40 +132,15 @@ class JsonCodec:
 
     # -- queries --------------------------------------------------------------------------------------------------
 
-    def _fast_sql(self) -> str:
-        """``_ok`` is true where every column is there, and as its type's rule has it."""
-        items, checks, spec = [], ["_read IS NOT NULL"], {}
+    def _casts_sql(self, surely: bool) -> str:
+        """The columns that come as JSON as their types; what is no value of one is NULL, or an error (``surely``: quicker)."""
+        items = []
         for c in self._schema.columns:
-            how = quick(c)
-            spec[c.name] = how.decoded
-            items.append(f"{how.value} AS {quote(c.name)}")
-            if how.sure:
-                checks.append(f"({how.sure}) IS NOT FALSE")
-            if c.required:
-                checks.append(f"_read.{quote(c.name)} IS NOT NULL")
-        sql = (
-            f"SELECT {', '.join(items)}, ({' AND '.join(checks)}) AS _ok"
-            f" FROM (SELECT _line, json_transform_strict(_line, {literal(json.dumps(spec))}) AS _read FROM _lines)"
-        )
-        return f"SELECT *{''.join(f', {column} AS {name}' for name, column in self._beside.items())} FROM ({sql})"
-
-    def _middle_sql(self) -> str:
-        """``_ok`` is true where every column is as the strict query would have it, or absent and nullable."""
-        # Where there are as many keys as values, none stands there twice: a quick way not to compare them.
-        there = " + ".join(f"(_read.{quote(c.name)} IS NOT NULL)::INTEGER" for c in self._schema.columns)
-        once = f"CASE WHEN len(_keys) = {there} THEN true ELSE len(_keys) = len(list_distinct(_keys)) END"
-        items, checks, spec = [], ["len(_keys) > 0", once], {}  # what is no object has no keys
-        for c in self._schema.columns:
-            how, name, text = rule(c.type, json=True), quote(c.name), f"_read.{quote(c.name)}"
-            plain = how.decoded in ("VARCHAR", "JSON")  # NULL for nothing but what is absent or null
-            spec[c.name] = how.decoded if plain else "JSON"
-            items.append(f"{f'TRY({how.held(text)})' if plain else f'NULL::{c.type}'} AS {name}")
-            checks.append(f"{name} IS NOT NULL" if c.required else f"({name} IS NOT NULL OR {text} IS NULL)")
-        return (
-            f"SELECT {', '.join(items)}, coalesce({' AND '.join(checks)}, false) AS _ok"
-            f" FROM (SELECT TRY(json_transform(_line, {literal(json.dumps(spec))})) AS _read, TRY(json_keys(_line)) AS _keys"
-            " FROM _lines)"
-        )
+            if c.name in self._as_json:
+                how = rule(c.type, json=True)
+                value = how.held(f"TRY(json_transform_strict({quote(c.name)}, {literal(json.dumps(how.decoded))}))")
+                items.append(f"{value if surely else f'TRY({value})'} AS {quote(c.name)}")
+        return f"SELECT {', '.join(items)} FROM _read"
 
     def _slow_sql(self) -> str:
         """Every column by itself: ``_bad`` is true for a record that is no object, or has a bad column."""
@@ -200,7 +148,7 @@ class JsonCodec:
         known = ", ".join(literal(c.name) for c in self._schema.columns)
         for c in self._schema.columns:
             how, name = rule(c.type, json=True), quote(c.name)
-            raw = f"json_extract(_json, {literal(path(c.name))})"
+            raw = f"json_extract(_json, {literal(_path(c.name))})"
             spec = literal(json.dumps({c.name: how.decoded}))
             text = f"struct_extract(TRY(json_transform_strict(_line, {spec})), {literal(c.name)})"
             present = f"{raw} IS NOT NULL AND json_type({raw}) <> 'NULL'"
@@ -215,60 +163,41 @@ class JsonCodec:
             "  SELECT _line, CASE WHEN json_valid(_line) THEN _line::JSON END AS _json FROM _lines))"
         )
 
-    def _try_fast(self, lines: pa.Array) -> pa.Table | None:
-        """All columns, or None if any record has to be looked at more closely."""
-        try:
-            table = self._fast.run(_table(lines))
-        except (duckdb.InvalidInputException, duckdb.ConversionException, duckdb.OutOfRangeException, UnicodeDecodeError):
-            return None
-        if len(table) != len(lines) or not _all(table["_ok"]):
-            return None
-        return table.select([*self._names, *self._beside])
+    def _cast(self, table: pa.Table, doubts: npt.NDArray[np.uint16]) -> pa.Table:
+        """Put columns that came as JSON as their types into a table, and into the doubts what has none."""
+        read = table.select([name for name in table.column_names if name in self._as_json])
+        made = self._tried(read)
+        for i, name in enumerate(table.column_names):
+            if name in self._as_json:
+                column = pa.nulls(len(table), self._empty.schema.field(name).type) if made is None else made[name]
+                doubts[pc.and_(pc.is_null(column), pc.is_valid(read[name])).to_numpy() & (doubts == 0)] = NO_COLUMN
+                table = table.set_column(i, self._empty.schema.field(name), column)
+        return table
 
-    def _leniently(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
-        """The rows that are good, and the numbers of their lines."""
-        try:
-            table = self._middle.run(_table(lines))
-            sure = table["_ok"].to_numpy()
-            table = table.drop_columns(["_ok"]).filter(pa.array(sure))
-        except REFUSED:
-            table, sure = self._empty, np.zeros(len(lines), np.bool_)
-        doubted = np.flatnonzero(~sure)
-        if not len(doubted):
-            return table, np.flatnonzero(sure)
-        looked, bad = self._one_by_one(lines.take(pa.array(doubted)))
-        good = np.ones(len(doubted), np.bool_)
-        good[bad] = False
-        rows = np.concatenate([np.flatnonzero(sure), doubted[good]])
-        order = np.argsort(rows, kind="stable")
-        whole = pa.concat_tables([table, looked.filter(pa.array(good))])
-        return whole.take(pa.array(order)), rows[order]
+    def _tried(self, read: pa.Table) -> pa.Table | None:
+        for query in self._casts:
+            try:
+                return query.run(read)
+            except REFUSED:
+                continue
+        return None
 
-    def _one_by_one(self, lines: pa.Array, fill: bool = True) -> tuple[pa.Table, list[int]]:
-        """All columns (whatever stands in bad records), and the numbers of the bad records.
-
-        ``fill``: keys that a STRUCT lacks are NULL in it, and a DECIMAL has all digits of a number; the query wants it written so.
-        """
+    def _one_by_one(self, lines: pa.Array) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """All columns (whatever stands in bad records), and the numbers of the bad records."""
         try:
             table = self._slow.run(_table(lines))
         except REFUSED:
             if len(lines) == 1:
-                return pa.Table.from_pylist([{}], schema=self._empty.schema), [0]
+                return pa.Table.from_pylist([{}], schema=self._empty.schema), np.zeros(1, np.int64)
             half = len(lines) // 2
-            (a, bad_a), (b, bad_b) = (self._one_by_one(part, fill) for part in (lines[:half], lines[half:]))
-            return pa.concat_tables([a, b]), bad_a + [half + i for i in bad_b]
-        bad = np.flatnonzero(table["_bad"].fill_null(True).to_numpy()).tolist()
-        table = table.drop_columns(["_bad"])
-        if not bad or not self._mended or not fill:
-            return table, bad
-        whole = {i: more for i in bad if (more := filled(lines[i].as_py() or "", self._mended)) is not None}
-        if not whole:
-            return table, bad
-        own, still = self._one_by_one(pa.array(list(whole.values())), fill=False)
-        place = np.arange(len(lines))
-        place[list(whole)] = len(lines) + np.arange(len(whole))
-        mended = set(whole) - {list(whole)[i] for i in still}
-        return pa.concat_tables([table, own]).take(pa.array(place)), [i for i in bad if i not in mended]
+            (a, bad_a), (b, bad_b) = (self._one_by_one(part) for part in (lines[:half], lines[half:]))
+            return pa.concat_tables([a, b]), np.concatenate([bad_a, half + bad_b])
+        return table.drop_columns(["_bad"]), np.flatnonzero(table["_bad"].fill_null(True).to_numpy())
+
+    def _texts(self, raws: Sequence[bytes]) -> pa.Array:
+        """Records as strings which DuckDB takes to say what they say; those that it takes for JSON, but are none, are emptied."""
+        texts = ["" if utf8_error(raw) or (COMMA.search(raw) and not is_json(raw)) else raw.decode() for raw in raws]
+        return pa.array([filled(text, self._mended) for text in texts] if self._mended else texts, pa.utf8())
 
     # -- what to say of a bad record --------------------------------------------------------------------------------
 
@@ -280,13 +209,21 @@ class JsonCodec:
     def _fits(self, column: Column, value: object) -> bool:
         if column.name not in self._alone:
             self._alone[column.name] = JsonCodec(Schema((Column(column.name, column.type),)))
-        return not self._alone[column.name]._one_by_one(pa.array([text(Object([(column.name, value)]))]))[1]
+        alone = self._alone[column.name]
+        return not len(alone._one_by_one(alone._texts([text(Object([(column.name, value)])).encode()]))[1])
 
 
 def _table(lines: pa.Array) -> pa.Table:
     return pa.table({"_line": lines})
 
 
-def _all(flags: pa.ChunkedArray) -> bool:
-    """Whether all are true, none false or NULL."""
-    return not flags.null_count and pc.all(flags).as_py() is not False
+def _path(name: str) -> str:
+    """The JSON path of a key of a record."""
+    return '$."' + name.replace('"', '\\"') + '"'
+
+
+FEW = 100
+"""Values of a column that DuckDB casts by looking at their whole records, before it is given them alone."""
+
+COMMA = re.compile(rb",\s*[}\]]")
+"""A comma before a closing bracket, which DuckDB takes, and no one else."""

@@ -55,7 +55,7 @@ class MendingCodec:
             tables.append(alone.table)
             rejects += [replace(r, seq=seq, place=mended.place, raw=mended.raw) for r in alone.rejects]
         names = [*self._schema.names(), SEQ]
-        table = pa.concat_tables([each.select(names) for each in tables])  # without what a codec computes beside
+        table = pa.concat_tables([each.select(names) for each in tables])
         return Decoded(table.take(pa.array(np.argsort(table[SEQ].to_numpy(), kind="stable"))), rejects, decoded.passed)
 
     def locate(self, chunk: Chunk, seqs: list[int]) -> list[tuple[Place, bytes]]:

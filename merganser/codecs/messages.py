@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from merganser.codecs import SEQ, Chunk, Codec, Decoded, Place, Reject
 from merganser.codecs.explaining import unfit
-from merganser.codecs.values import after_comma, is_json, rule, utf8_error
+from merganser.codecs.values import rule, utf8_error
 from merganser.schema import Schema
 from merganser.scratch import Query
 
@@ -92,17 +92,12 @@ class Messages:
             values = [b"" if value and utf8_error(value) else value for value in self.values.to_pylist()]
             return pa.array(values, pa.binary()).cast(pa.utf8()), True
 
-    def trailing_commas(self) -> npt.NDArray[np.int64]:
-        """The numbers of the values that are no JSON, for a comma before a closing bracket."""
+    def records(self) -> tuple[memoryview, npt.NDArray[np.int32]]:
+        """The values' bytes, and where in them each value begins, with the end of the last."""
         _, offsets, data = self.values.buffers()
-        if data is None or offsets is None or not len(self):
-            return np.zeros(0, np.int64)
-        bounds = np.frombuffer(offsets, np.int32)[self.values.offset : self.values.offset + len(self) + 1]
-        found: npt.NDArray[np.int64] = after_comma(np.frombuffer(data, np.uint8)[bounds[0] : bounds[-1]]) + bounds[0]
-        if not len(found):
-            return found
-        rows: npt.NDArray[np.int64] = np.unique(np.searchsorted(bounds, found, side="right") - 1)
-        return rows[[not is_json(self[i]) for i in rows.tolist()]]
+        if offsets is None or data is None:
+            return memoryview(b""), np.zeros(len(self) + 1, np.int32)
+        return memoryview(data), np.frombuffer(offsets, np.int32)[self.values.offset : self.values.offset + len(self) + 1]
 
     def ordinals(self, chunk: Chunk) -> npt.NDArray[np.int64]:
         return self.offsets

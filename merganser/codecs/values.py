@@ -81,8 +81,6 @@ def _leaf(tree: SqlType, json: bool) -> Rule:
         return Rule("{}::DOUBLE" if name == "DOUBLE" else "{}::DOUBLE::FLOAT", "isfinite(TRY_CAST({} AS DOUBLE))")
     if name == "DECIMAL":
         plain = f"regexp_full_match({{}}, '\\s*[-+]?\\d*(\\.\\d{{0,{tree.digits[1]}}}0*)?\\s*')"
-        if json:  # 16 or 17 digits may be those of a DOUBLE, which DuckDB made of a number
-            plain += " AND (NOT contains({}, '.') OR strlen(replace(ltrim({}, '-+0. '), '.', '')) > 17)"
         return Rule(f"{{}}::{kind}", f"CASE WHEN {_short(kind)} THEN true ELSE {plain} END")
     if name == "BOOLEAN":
         return Rule("{}::BOOLEAN", "lower({}) IN ('true', 'false')")
@@ -144,21 +142,6 @@ def utf8_error(raw: bytes) -> str | None:
     except UnicodeDecodeError as error:
         return f"byte {error.start} of the record (0x{raw[error.start]:02x}) is not UTF-8"
     return None
-
-
-def after_comma(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.int64]:
-    """Where a closing bracket stands behind a comma, or behind white space, of which one cannot know without a closer look."""
-    found = [np.zeros(0, np.int64)]
-    folded, marks = (np.empty(min(BLOCK, len(octets)), kind) for kind in (np.uint8, np.bool_))
-    for begin in range(0, len(octets), BLOCK):
-        block = octets[begin : begin + BLOCK]
-        np.bitwise_or(block, 32, out=folded[: len(block)])  # } and ] differ in one bit
-        closing = places(np.equal(folded[: len(block)], 125, out=marks[: len(block)])) + begin
-        before = octets[np.maximum(closing, 1) - 1]
-        doubtful = (before == 44) | (before <= 32)
-        if np.count_nonzero(doubtful):
-            found.append(closing[doubtful])
-    return np.concatenate(found)
 
 
 def line_ends(data: bytes | memoryview) -> npt.NDArray[np.int64]:

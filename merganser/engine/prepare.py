@@ -14,19 +14,14 @@ import pyarrow as pa
 from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.codecs import Chunk, Codec, Place, Reject
-from merganser.codecs.json import JsonCodec
 from merganser.codecs.mending import MendingCodec, Mends
 from merganser.codecs.messages import Messages, gathered
 from merganser.engine.times import bad_times
 from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
-from merganser.operators import casts
 from merganser.operators.deduplicate import hash_name, hash_sql
 from merganser.operators.rowlocal import RowLocal
 from merganser.plan import Deduplicate, Node, Source
-
-BESIDE = "_beside_"
-"""What the names of columns begin with that are computed while decoding."""
 
 
 @dataclass(slots=True)
@@ -90,10 +85,7 @@ class Preparer:
             node: RowLocal(list(node.chain())[-1], node, extra={hash_name(f): hash_sql(f) for f in followers})
             for node, followers in ends
         }
-        codec = source.codec()
-        if isinstance(codec, JsonCodec) and not casts({c.name: c.type for c in source.schema.columns}):
-            codec.beside({_beside(i, name): sql for i, end in enumerate(self._ends.values()) for name, sql in end.marks.items()})
-        self._codec: Codec = MendingCodec(codec, source.schema, mends)
+        self._codec: Codec = MendingCodec(source.codec(), source.schema, mends)
 
     def prepare(self, chunks: Sequence[Chunk]) -> list[Prepared]:
         """What each chunk gives. Messages are decoded at once, whatever their partitions: these may be many, with few each."""
@@ -130,12 +122,8 @@ class Preparer:
             chunk.source, chunk.partition, chunk.seq, chunk.end, chunk.records, chunk.nbytes, chunk.weight, chunk.position, times,
             seqs, rejects, self._locate(chunk),
         )  # fmt: skip
-        plain = table.select([n for n in table.column_names if not n.startswith(BESIDE)])
-        for i, (node, compiled) in enumerate(self._ends.items()):
-            marks: pa.Table | None = None
-            if compiled.marks and _beside(i, next(iter(compiled.marks))) in table.column_names:
-                marks = pa.table({name: table[_beside(i, name)] for name in compiled.marks})
-            prepared.branches[node] = self._branch(compiled, chunk, plain, marks)
+        for node, compiled in self._ends.items():
+            prepared.branches[node] = self._branch(compiled, chunk, table)
         return prepared
 
     def _nothing(self, chunk: Chunk) -> Prepared:
@@ -175,10 +163,10 @@ class Preparer:
     def _locate(self, chunk: Chunk) -> Callable[[list[int]], list[tuple[Place, bytes]]] | None:
         return (lambda wanted: self._codec.locate(chunk, wanted)) if self._keeps else None
 
-    def _branch(self, compiled: RowLocal, chunk: Chunk, table: pa.Table, marks: pa.Table | None) -> Branch:
+    def _branch(self, compiled: RowLocal, chunk: Chunk, table: pa.Table) -> Branch:
         if not len(table):
             return Branch(None, [])
-        rows, refused = compiled.mark(table, marks)
+        rows, refused = compiled.mark(table)
         if not refused:
             return Branch(rows, [])
         found = self._codec.locate(chunk, [r.seq for r in refused])
@@ -208,10 +196,6 @@ class Preparer:
                 np.maximum.accumulate(times[begin:end], out=marks[begin:end])
             marks -= self._source.lateness
         return marks
-
-
-def _beside(branch: int, name: str) -> str:
-    return f"{BESIDE}{branch}{name}"
 
 
 def _parts(chunk: Chunk) -> tuple[Chunk, ...]:

@@ -84,12 +84,12 @@ class RowLocal:
         self._exploded = end.exploded and end.events
         self._mask = Stage(end, f"(SELECT {_items(self.marks)} FROM _in)", None)
 
-    def mark(self, table: pa.Table, marks: pa.Table | None = None) -> tuple[pa.Table | None, list[Refused]]:
-        """Like ``run``, but filters may only mark the rows that are left, in ``_keep``. ``marks``: if they are computed already."""
+    def mark(self, table: pa.Table) -> tuple[pa.Table | None, list[Refused]]:
+        """Like ``run``, but filters may only mark the rows that are left, in ``_keep``."""
         if not self.marks:
             return self.run(table)
         try:
-            marks = self._mask.work(table) if marks is None else marks
+            marks = self._mask.work(table)
         except FATAL:
             raise
         except REFUSED:  # some row cannot be computed

@@ -102,7 +102,7 @@ def single(value: Any) -> float:
 
 def decimal(digits: int, scale: int) -> Callable[[Any], Decimal]:
     def read(value: Any) -> Decimal:
-        scaled = number(text_of(value)) * 10**scale
+        scaled = number(value if isinstance(value, Number) else text_of(value)) * 10**scale
         if scaled.denominator != 1 or abs(scaled) >= 10**digits:
             raise RefusedError
         return Context(prec=50).scaleb(Decimal(int(scaled)), -scale)
