@@ -137,30 +137,6 @@ def test_ctrl_c_ends_a_query(store: Path) -> None:
     process.stdout.close(), process.stderr.close()
 
 
-INTERRUPTS = """
-import os, signal, sys
-
-
-class Finder:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
-        if name == {name!r}:
-            os.kill(os.getpid(), signal.SIGINT)
-
-
-sys.meta_path.insert(0, Finder)
-"""
-
-
-@pytest.mark.parametrize("module", ["merganser", "duckdb", "bytewax", "click", "merganser.cli.top"])
-def test_ctrl_c_while_the_command_is_being_imported(module: str, tmp_path: Path) -> None:
-    """The signal comes at the moment that a module is looked for."""
-    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS.format(name=module))
-    env = os.environ | {"PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([BIN, "--version"], capture_output=True, text=True, check=False, env=env)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "")  # 130 to a shell
-
-
 def test_a_share_is_shown_only_of_what_is_known() -> None:
     for total, shown_as in ((None, ""), (8, "50%")):
         progress = Progress()
