@@ -24,7 +24,10 @@ from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
 from merganser.sql import quote
 
-HASH = "_hash"
+HASH, UUID = "_hash", "_uuid"
+
+RAW = " USING COMPRESSION uncompressed"
+"""Ids are nearly all distinct: looking for a compression costs most of an insert, for nothing."""
 
 SWEEP = 262_144
 """Expired entries are swept once there are this many, and more than live ones."""
@@ -46,14 +49,33 @@ def hash_name(node: Deduplicate) -> str:
     return f"{HASH}_{node.digest()}"
 
 
+def uuid_name(node: Deduplicate) -> str | None:
+    """The column that workers put ids into as UUIDs (``uuids``); None where ids are no texts."""
+    return f"{UUID}_{node.digest()}" if _types(node) == ["VARCHAR"] else None
+
+
+def _types(node: Deduplicate) -> list[str]:
+    """The types of the columns that make an id; hidden ones are declared by the source."""
+    assert node.input is not None
+    source, types = node.source, dict(node.input.columns)
+    for hidden, column in (("_id", source.id), ("_key", source.key)):
+        types[hidden] = source.schema[column].type if column else "VARCHAR"
+    return [types[column] for column in node.by]
+
+
 class DeduplicateStep:
-    """Keeps ``(_p, ids…, _time)`` of the accepted rows that can still have duplicates; a second table names the ``_p``."""
+    """Keeps ``(_p, ids…, _time)`` of the accepted rows that can still have duplicates; a second table names the ``_p``.
+
+    Where an id is one text, and all texts of an epoch are those of UUIDs, they are kept in a third table as such. A text may
+    be in either, so it is looked for in both.
+    """
 
     def __init__(self, node: Deduplicate, table: str) -> None:
         self.node = node
         self.table = f"{STATE}.{quote(table)}"
         self.partitions = f"{STATE}.{quote(table + '_partitions')}"
-        self.hash = hash_name(node)
+        self.uuids = f"{STATE}.{quote(table + '_uuids')}"
+        self.hash, self.uuid = hash_name(node), uuid_name(node)
         self.ids = [f"_{i}" for i in range(len(node.by))]
         self._numbers: dict[str, int] = {}
         """``_p`` of each partition: a name in each row would cost a quarter of the whole insert."""
@@ -62,29 +84,39 @@ class DeduplicateStep:
         """By partition: (newest time, rows) of what each epoch accepted, to know how much has expired."""
 
     def create(self, con: duckdb.DuckDBPyConnection) -> None:
-        assert self.node.input is not None
-        columns = self.node.input.columns | {"_id": self._hidden_type("id"), "_key": self._hidden_type("key")}
-        types = [(name, columns[column]) for name, column in zip(self.ids, self.node.by)]
-        # Ids are nearly all distinct: looking for a compression costs most of an insert, for nothing.
-        raw = " USING COMPRESSION uncompressed"
-        ids = ", ".join(f"{name} {kind}{'' if kind.endswith((']', ')')) else raw}" for name, kind in types)
-        con.execute(f"CREATE TABLE {self.table} (_p INTEGER{raw}, {ids}, _time BIGINT{raw})")
+        ids = ", ".join(
+            f"{name} {kind}{'' if kind.endswith((']', ')')) else RAW}" for name, kind in zip(self.ids, _types(self.node))
+        )
+        con.execute(f"CREATE TABLE {self.table} (_p INTEGER{RAW}, {ids}, _time BIGINT{RAW})")
         con.execute(f"CREATE TABLE {self.partitions} (_p INTEGER, partition VARCHAR)")
+        self._create_uuids(con)
 
-    def _hidden_type(self, role: str) -> str:
-        source = self.node.source
-        column = source.id if role == "id" else source.key
-        return source.schema[column].type if column else "VARCHAR"
+    def _create_uuids(self, con: duckdb.DuckDBPyConnection) -> None:
+        if self.uuid:
+            con.execute(f"CREATE TABLE IF NOT EXISTS {self.uuids} (_p INTEGER{RAW}, _uuid UUID{RAW}, _time BIGINT{RAW})")
 
     @property
     def tables(self) -> list[str]:
-        return [self.table, self.partitions]
+        return [*self._kept, self.partitions]
+
+    @property
+    def _kept(self) -> list[str]:
+        """The tables that ids are kept in."""
+        return [self.table, self.uuids] if self.uuid else [self.table]
 
     def load(self, con: duckdb.DuckDBPyConnection) -> None:
+        if self.uuid and not con.execute(f"SELECT 1 FROM {STATE}.tables WHERE name = $1", [self.uuids]).fetchall():
+            # A store that was written before there were any.
+            self._create_uuids(con)
+            note = f"INSERT INTO {STATE}.tables SELECT cohort, view, $1 FROM {STATE}.tables WHERE name = $2"
+            con.execute(note, [self.uuids, self.table])
         numbers = con.execute(f"SELECT partition, _p FROM {self.partitions}").fetchall()
         self._numbers = dict(numbers)
+        stored = f"SELECT _p, {', '.join(self.ids)}, _time FROM {self.table}"
+        if self.uuid:
+            stored += f" UNION ALL SELECT _p, _uuid::VARCHAR, _time FROM {self.uuids}"
         for part, number in numbers:
-            kept = con.sql(f"SELECT {_hash(self.ids)} AS h, _time FROM {self.table} WHERE _p = {number}").to_arrow_table()
+            kept = con.sql(f"SELECT {_hash(self.ids)} AS h, _time FROM ({stored}) WHERE _p = {number}").to_arrow_table()
             if len(kept):
                 newest = pc.max(kept["_time"]).as_py()
                 self._set(part).add(kept["h"].to_numpy(), newest)
@@ -116,7 +148,7 @@ class DeduplicateStep:
         table = table.append_column("_p", pa.array(numbers))
         asked = None if condition is None else table[condition].to_numpy()
         keep = self._first(con, table, runs, asked)
-        names = [n for n in table.column_names if n not in (KEEP, self.hash, "_p")]
+        names = [n for n in table.column_names if n not in (KEEP, self.hash, self.uuid, "_p")]
         left = table.select(names)
         condition = None
         if not keep.all():
@@ -127,11 +159,15 @@ class DeduplicateStep:
         kept = Rows(rows.name, left, condition, int(keep.sum()))
         if self.node.exploded:
             kept.count = int(one(con, f"SELECT {events(self.node, kept.relation)}"))
-        ids = ", ".join(quote(c) for c in self.node.by)
-        con.execute(f"INSERT INTO {self.table} SELECT _p, {ids}, _time FROM {kept.relation}")
+        into, ids = (self.uuids, self.uuid) if self._as_uuids(table) else (self.table, ", ".join(map(quote, self.node.by)))
+        con.execute(f"INSERT INTO {into} SELECT _p, {ids}, _time FROM {kept.relation}")
         self._sweep(con, runs, table, keep, epoch)
         con.register(rows.name, left)
         return Emitted((Outcome(applied=kept.count, duplicate=rows.count - kept.count),), kept)
+
+    def _as_uuids(self, table: pa.Table) -> bool:
+        """Whether the ids of an epoch are all there as UUIDs, too."""
+        return self.uuid in table.column_names and not table[self.uuid].null_count
 
     def _first(
         self, con: duckdb.DuckDBPyConnection, table: pa.Table, runs: list[tuple[str, int, int]], asked: Mask | None
@@ -159,25 +195,10 @@ class DeduplicateStep:
     def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask, near: str) -> None:
         """Decide the rows whose hash was met before: by their ids and times, in order.
 
-        ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's table, those that the
+        ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's tables, those that the
         condition ``near`` is true for.
         """
-        rows = np.flatnonzero(seen)
-        # Not take(), which would put all ids together first.
-        now = table.select([*dict.fromkeys(self.node.by), "_p", "_time", "_wm", self.hash]).filter(pa.array(seen))
-        con.register("_now", now.append_column("_row", pa.array(rows)))
-        columns = ", ".join(f"{quote(c)} AS {n}" for n, c in zip(self.ids, self.node.by))
-        names = ", ".join(self.ids)
-        equal = " AND ".join(f"s.{n} IS NOT DISTINCT FROM n.{n}" for n in ("_p", *self.ids))
-        stored = ", ".join(f"s.{n}" for n in self.ids)
-        # Rows of earlier epochs come first, with _row = -1.
-        found = con.sql(
-            f"WITH n AS (SELECT _p, {columns}, _row, _time, _wm, {self.hash} AS {HASH} FROM _now)"
-            f" SELECT * FROM (SELECT s._p, {stored}, -1 AS _row, s._time, 0 AS _wm, {HASH} FROM {self.table} s"
-            f" JOIN (SELECT DISTINCT _p, {names}, {HASH} FROM n) n ON {equal} WHERE {near} UNION ALL FROM n)"
-            f" ORDER BY _p, {HASH}, _row"
-        ).to_arrow_table()
-        con.unregister("_now")
+        found = self._met(con, table, seen, near)
         hashes, part, row = found[HASH].to_numpy(), found["_p"].to_numpy(), found["_row"].to_numpy()
         time, wm = found["_time"].to_numpy(), found["_wm"].to_numpy()
         begins = np.flatnonzero(np.concatenate([[True], (hashes[1:] != hashes[:-1]) | (part[1:] != part[:-1])]))
@@ -212,6 +233,31 @@ class DeduplicateStep:
                 if row[i] >= 0:
                     keep[row[i]] = is_first
 
+    def _met(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, near: str) -> pa.Table:
+        """The rows that ``seen`` has, and the kept ones with their ids, by hash and in order; ``_row`` is -1 of those."""
+        as_uuids = self._as_uuids(table)
+        columns = [*dict.fromkeys(self.node.by), "_p", "_time", "_wm", self.hash]
+        # Not take(), which would put all ids together first.
+        now = table.select([*columns, self.uuid] if as_uuids else columns).filter(pa.array(seen))
+        con.register("_now", now.append_column("_row", pa.array(np.flatnonzero(seen))))
+        ids = ", ".join(f"{quote(c)} AS {n}" for n, c in zip(self.ids, self.node.by))
+        uuid = "NULL" if self.uuid is None else self.uuid if as_uuids else _uuid(quote(self.node.by[0]))
+        names = ", ".join(self.ids)
+        same = " AND ".join(f"s.{n} IS NOT DISTINCT FROM d.{n}" for n in self.ids)
+        equal = {self.table: same, self.uuids: f"s.{UUID} = d.{UUID}"}
+        earlier = "".join(
+            f"SELECT d._p, {names.replace('_', 'd._')}, -1 AS _row, s._time, 0 AS _wm, {HASH}"
+            f" FROM {kept} s JOIN d ON s._p = d._p AND {equal[kept]} WHERE {near} UNION ALL "
+            for kept in self._kept
+        )
+        found = con.sql(
+            f"WITH n AS (SELECT _p, {ids}, _row, _time, _wm, {self.hash} AS {HASH}, {uuid} AS {UUID} FROM _now),"
+            f" d AS (SELECT DISTINCT _p, {names}, {HASH}, {UUID} FROM n)"
+            f" FROM ({earlier}SELECT _p, {names}, _row, _time, _wm, {HASH} FROM n) ORDER BY _p, {HASH}, _row"
+        ).to_arrow_table()
+        con.unregister("_now")
+        return found
+
     def _sweep(
         self, con: duckdb.DuckDBPyConnection, runs: list[tuple[str, int, int]], table: pa.Table, keep: Mask, epoch: Epoch
     ) -> None:
@@ -228,9 +274,15 @@ class DeduplicateStep:
             segments = self._segments[part]
             expired = sum(n for newest, n in segments if newest < before)
             if expired >= SWEEP and 2 * expired > sum(n for _, n in segments):
-                con.execute(f"DELETE FROM {self.table} WHERE _p = {self._numbers[part]} AND _time < {before}")
+                for kept in self._kept:
+                    con.execute(f"DELETE FROM {kept} WHERE _p = {self._numbers[part]} AND _time < {before}")
                 self._set(part).forget(before)
                 self._segments[part] = [s for s in segments if s[0] >= before]
+
+
+def _uuid(text: str) -> str:
+    """SQL for a text as a UUID; NULL where it is no text of one just as DuckDB writes it."""
+    return f"CASE WHEN TRY_CAST({text} AS UUID)::VARCHAR = {text} THEN TRY_CAST({text} AS UUID) END"
 
 
 def _between(first: int, last: int) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import duckdb
 import pytest
 
 import merganser as mg
@@ -71,3 +72,63 @@ def test_by_other_columns_and_after_select(tmp_path: Path) -> None:
     mg.run([flow], tmp_path / "s.duckdb")
     assert rows(tmp_path / "s.duckdb", "SELECT id FROM by_key ORDER BY id") == [("1",), ("2",)]
     assert rows(tmp_path / "s.duckdb", "SELECT n FROM by_hidden_id") == [(2,)]
+
+
+IDS = [f"0000000{i}-0000-4000-8000-00000000000a" for i in range(4)]
+
+
+def _tables(store: Path) -> tuple[str, str]:
+    """The names of the tables that ids are kept in: as they are, and as UUIDs."""
+    found = rows(store, "SELECT table_name FROM duckdb_tables() WHERE table_name LIKE 'dedup%' ORDER BY length(table_name)")
+    kept, as_uuids, _ = (name for (name,) in found)
+    return f'merganser_state."{kept}"', f'merganser_state."{as_uuids}"'
+
+
+# (what it shows, ids by run, numbers of the rows that are kept, how many stand as they are, and as UUIDs)
+UUIDS: list[tuple[str, list[list[str | None]], list[int], int, int]] = [
+    ("all are", [[IDS[0], IDS[1], IDS[0]], [IDS[1], IDS[2]]], [0, 1, 4], 0, 3),
+    ("first beside another id, then alone", [[IDS[0], "x"], [IDS[0]], [IDS[1]]], [0, 1, 3], 2, 1),
+    ("first alone, then beside another id", [[IDS[0]], [IDS[0], "x"], ["x"], [IDS[0]]], [0, 2], 1, 1),
+    ("another text of it", [[IDS[0]], [IDS[0].upper(), IDS[0]], [f"{{{IDS[0]}}}"], [IDS[0].replace("-", "")]], [0, 1, 3, 4], 3, 1),
+    ("NULL", [[None, IDS[0]], [None], [IDS[0]]], [0, 1], 2, 0),
+]
+
+
+@pytest.mark.parametrize(("given", "expected", "texts", "uuids"), [c[1:] for c in UUIDS], ids=[c[0] for c in UUIDS])
+@pytest.mark.parametrize("colliding", [False, True])
+def test_ids_that_are_uuids(given, expected, texts, uuids, colliding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if colliding:
+        monkeypatch.setattr(deduplicate, "_hash", lambda ids: "7::UBIGINT")
+    store, connector = tmp_path / "s.duckdb", mg.memory({"0": []})
+    numbers = iter(range(100))
+    for ids in given:
+        for id in ids:
+            connector.feed(event(id, n := next(numbers), n=n), "0")
+        mg.run([_flow(connector, "1 hour")], store)
+    assert [n for (n,) in rows(store, "SELECT n FROM v ORDER BY n")] == expected
+    assert [rows(store, f"SELECT count(*) FROM {table}") for table in _tables(store)] == [[(texts,)], [(uuids,)]]
+    balanced(store)
+
+
+def test_expired_uuids_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deduplicate, "SWEEP", 10)
+    events = [event(f"{i // 2:08}{IDS[0][8:]}", i // 2 * 10, n=i) for i in range(400)]
+    store = tmp_path / "s.duckdb"
+    mg.run([_flow(mg.memory(events), "1 minute")], store, chunk_bytes=500, epoch=0)
+    assert rows(store, "SELECT count(*), bool_and(n % 2 = 0) FROM v") == [(200, True)]
+    assert rows(store, f"SELECT count(*) BETWEEN 1 AND 39 FROM {_tables(store)[1]}") == [(True,)]
+
+
+def test_a_store_of_before_uuids_were_kept_goes_on(tmp_path: Path) -> None:
+    store, connector = tmp_path / "s.duckdb", mg.memory({"0": [event(IDS[0], 0, n=0), event(IDS[1], 1, n=1)]})
+    mg.run([_flow(connector, None)], store)
+    kept, as_uuids = _tables(store)
+    with duckdb.connect(str(store)) as con:
+        con.execute(f"INSERT INTO {kept} SELECT _p, _uuid::VARCHAR, _time FROM {as_uuids}; DROP TABLE {as_uuids}")
+        con.execute("DELETE FROM merganser_state.tables WHERE name = $1", [as_uuids])
+    for n, id in enumerate([IDS[0], IDS[2], IDS[1], IDS[2]], 2):
+        connector.feed(event(id, n, n=n), "0")
+        mg.run([_flow(connector, None)], store)
+    assert rows(store, "SELECT n FROM v ORDER BY n") == [(0,), (1,), (3,)]
+    assert rows(store, f"SELECT count(*) FROM {as_uuids}") == [(1,)]
+    assert (as_uuids,) in rows(store, "SELECT name FROM merganser_state.tables")
