@@ -30,7 +30,7 @@ from merganser.errors import StoreError, StoreInUseError, UsageError
 from merganser.scratch import instance, lower_priority
 from merganser.sql import literal
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a change of the tables below makes older versions of merganser unable to go on with a store."""
 
 HELPERS = 5
@@ -202,6 +202,7 @@ class Store:
         if not read_only:
             with self.transaction():
                 self.con.execute(CATALOG)  # what came to be since it was written
+                self._set_meta("format", str(FORMAT))
                 self._set_meta("merganser", version("merganser"))
                 self._set_meta("duckdb", duckdb.__version__)
 

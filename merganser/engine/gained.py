@@ -68,16 +68,17 @@ def _renames(view: Materialize, names: set[str]) -> bool:
 def widen(store: Store, cohort: int, views: Sequence[Materialize], gained: Gains) -> bool:
     """Give the tables of a cohort the new columns. False if they cannot have them so; then nothing may be committed."""
     graph = Graph(cohort, views)
+    there = {name for (name,) in store.rows(f"SELECT name FROM {STATE}.tables WHERE cohort = ?", [cohort])}
     for node, step in graph.steps.items():
         if isinstance(step, WriteStep):
             continue
         ending = f"_{node.digest()}_{cohort}", f"_{_digest_before(node, gained)}_{cohort}"
-        kept = [f"_before_{i}" for i in range(len(step.tables))]
-        names = [table.replace(*ending) for table in step.tables]
-        for name, aside in zip(names, kept):
+        names = [(table, table.replace(*ending), f"_before_{i}") for i, table in enumerate(step.tables)]
+        names = [each for each in names if each[1] in there]  # not one that steps did not have when the store was written
+        for _, name, aside in names:
             store.con.execute(f"ALTER TABLE {name} RENAME TO {aside}")
         step.create(store.con)
-        for name, aside, table in zip(names, kept, step.tables):
+        for table, name, aside in names:
             if not _carried(store.con, f"{STATE}.{aside}", table):
                 return False
             store.con.execute(f"UPDATE {STATE}.tables SET name = ? WHERE cohort = ? AND name = ?", [table, cohort, name])

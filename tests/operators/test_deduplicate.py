@@ -9,7 +9,8 @@ import pytest
 
 import merganser as mg
 from merganser.operators import deduplicate
-from tests.flows import balanced, event, one_by_one, rows, source
+from merganser.store import FORMAT
+from tests.flows import SCHEMA, balanced, event, one_by_one, rows, source
 
 # (what it shows, within, (id, second) in order, numbers of the rows that are kept). Lateness is 10 s.
 CASES: list[tuple[str, str | None, list[tuple[str, float]], list[int]]] = [
@@ -26,9 +27,9 @@ CASES: list[tuple[str, str | None, list[tuple[str, float]], list[int]]] = [
 ]
 
 
-def _flow(connector, within: str | None) -> mg.Flow:
+def _flow(connector, within: str | None, schema: dict[str, str] = SCHEMA) -> mg.Flow:
     flow = mg.Flow("d")
-    flow.read(source(connector)).deduplicate(within=within).select("n").materialize("v")
+    flow.read(source(connector, schema=schema)).deduplicate(within=within).select("n").materialize("v")
     return flow
 
 
@@ -119,16 +120,20 @@ def test_expired_uuids_are_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert rows(store, f"SELECT count(*) BETWEEN 1 AND 39 FROM {_tables(store)[1]}") == [(True,)]
 
 
-def test_a_store_of_before_uuids_were_kept_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [{}, {"more": "INTEGER"}], ids=["as it is", "with a column more"])
+def test_a_store_of_before_uuids_were_kept_goes_on(more: dict[str, str], tmp_path: Path) -> None:
     store, connector = tmp_path / "s.duckdb", mg.memory({"0": [event(IDS[0], 0, n=0), event(IDS[1], 1, n=1)]})
     mg.run([_flow(connector, None)], store)
     kept, as_uuids = _tables(store)
     with duckdb.connect(str(store)) as con:
         con.execute(f"INSERT INTO {kept} SELECT _p, _uuid::VARCHAR, _time FROM {as_uuids}; DROP TABLE {as_uuids}")
         con.execute("DELETE FROM merganser_state.tables WHERE name = $1", [as_uuids])
+        con.execute("UPDATE merganser.meta SET value = 1 WHERE key = 'format'")
     for n, id in enumerate([IDS[0], IDS[2], IDS[1], IDS[2]], 2):
         connector.feed(event(id, n, n=n), "0")
-        mg.run([_flow(connector, None)], store)
+        mg.run([_flow(connector, None, SCHEMA | more)], store)
     assert rows(store, "SELECT n FROM v ORDER BY n") == [(0,), (1,), (3,)]
+    _, as_uuids = _tables(store)
     assert rows(store, f"SELECT count(*) FROM {as_uuids}") == [(1,)]
     assert (as_uuids,) in rows(store, "SELECT name FROM merganser_state.tables")
+    assert rows(store, "SELECT value FROM merganser.meta WHERE key = 'format'") == [(str(FORMAT),)]
