@@ -99,7 +99,7 @@ class JsonCodec:
         doubted = np.flatnonzero(doubts)
         if not len(doubted):
             return Decoded(table.append_column(SEQ, pa.array(seqs)), [])
-        looked, bad = self._one_by_one(self._texts([payload[i] for i in doubted.tolist()]))
+        looked, bad = self._look([payload[i] for i in doubted.tolist()])
         rejects = [self._reject(payload[i], int(seqs[i]), payload.place(chunk, i, int(seqs[i]))) for i in doubted[bad].tolist()]
         rows = np.arange(len(table))
         rows[doubted] = len(table) + np.arange(len(doubted))
@@ -111,7 +111,7 @@ class JsonCodec:
     def _learn(self, doubts: npt.NDArray[np.uint16]) -> None:
         """Have columns that are often in doubt cast by DuckDB: those whose values have an unusual notation."""
         counts = np.bincount(doubts, minlength=len(self._schema.columns) + 1)
-        often = {c.name for c, count in zip(self._schema.columns, counts[1:].tolist()) if count > max(FEW, len(doubts) // 8)}
+        often = {c.name for c, count in zip(self._schema.columns, counts[1:].tolist()) if count > max(FEW, len(doubts) // 50)}
         if often - self._as_json:
             self._read_as_json(self._as_json | often)
 
@@ -194,10 +194,22 @@ class JsonCodec:
             return pa.concat_tables([a, b]), np.concatenate([bad_a, half + bad_b])
         return table.drop_columns(["_bad"]), np.flatnonzero(table["_bad"].fill_null(True).to_numpy())
 
-    def _texts(self, raws: Sequence[bytes]) -> pa.Array:
-        """Records as strings which DuckDB takes to say what they say; those that it takes for JSON, but are none, are emptied."""
+    def _look(self, raws: Sequence[bytes]) -> tuple[pa.Table, npt.NDArray[np.int64]]:
+        """All columns of records (whatever stands in bad ones), and the numbers of the bad ones."""
+        # What DuckDB takes for JSON, but is none, is emptied.
         texts = ["" if utf8_error(raw) or (COMMA.search(raw) and not is_json(raw)) else raw.decode() for raw in raws]
-        return pa.array([filled(text, self._mended) for text in texts] if self._mended else texts, pa.utf8())
+        lines = pa.array(texts, pa.utf8())
+        if self._mended:
+            for i in np.flatnonzero(pc.match_substring_regex(lines, LONG).to_numpy(zero_copy_only=False)).tolist():
+                texts[i] = filled(texts[i], self._mended)
+            lines = pa.array(texts, pa.utf8())
+        table, bad = self._one_by_one(lines)
+        if not self._mended or not len(bad):
+            return table, bad
+        again, still = self._one_by_one(pa.array([filled(texts[i], self._mended) for i in bad.tolist()], pa.utf8()))
+        place = np.arange(len(lines))
+        place[bad] = len(lines) + np.arange(len(bad))
+        return pa.concat_tables([table, again]).take(pa.array(place)), bad[still]
 
     # -- what to say of a bad record --------------------------------------------------------------------------------
 
@@ -210,7 +222,7 @@ class JsonCodec:
         if column.name not in self._alone:
             self._alone[column.name] = JsonCodec(Schema((Column(column.name, column.type),)))
         alone = self._alone[column.name]
-        return not len(alone._one_by_one(alone._texts([text(Object([(column.name, value)])).encode()]))[1])
+        return not len(alone._look([text(Object([(column.name, value)])).encode()])[1])
 
 
 def _table(lines: pa.Array) -> pa.Table:
@@ -221,6 +233,9 @@ def _path(name: str) -> str:
     """The JSON path of a key of a record."""
     return '$."' + name.replace('"', '\\"') + '"'
 
+
+LONG = r"[0-9.]{16}|[:,\[\s]-?[0-9.]+[eE]"
+"""What is in a record with a number of which DuckDB may not keep every digit, and in some others."""
 
 FEW = 100
 """Values of a column that DuckDB casts by looking at their whole records, before it is given them alone."""

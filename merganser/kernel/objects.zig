@@ -127,11 +127,11 @@ fn record(columns: []Column, data: Pointer, begin: Pointer, end: Pointer, row: u
             if (p[0] != @as(u8, if (number == 0) '{' else ',')) return false;
             p = blank(p + 1);
             if (number == 0 and p[0] == '}') break;
-            const key = p + 1;
-            p = plain(p) orelse return false;
-            const length = @intFromPtr(p) - 1 - @intFromPtr(key);
+            const quote = p;
+            p = text(data, p, end, null) orelse return false;
+            const key = name(quote, p) orelse return false;
             for (columns) |*c| {
-                if (c.name_length == length and std.mem.eql(u8, c.name[0..length], key[0..length])) column = c;
+                if (std.mem.eql(u8, c.name[0..c.name_length], key)) column = c;
             }
             p = blank(p);
             if (p[0] != ':') return false;
@@ -235,13 +235,18 @@ inline fn special(from: Pointer, high: *bool) Pointer {
     }
 }
 
-/// Behind a text without escapes, whose opening quote stands at `p`.
-inline fn plain(p: Pointer) ?Pointer {
-    var high = false;
-    if (p[0] != '"') return null;
-    const end = special(p + 1, &high);
-    if (end[0] != '"' or high and !valid_text(p + 1, end)) return null;
-    return end + 1;
+var unescaped: [512]u8 = undefined;
+
+/// What stands between two quotes; null for what has escapes and is long.
+fn name(from: Pointer, to: Pointer) ?[]const u8 {
+    const length = @intFromPtr(to) - @intFromPtr(from);
+    if (std.mem.indexOfScalar(u8, from[0..length], '\\') == null) return from[1 .. length - 1];
+    if (length > unescaped.len - 16) return null;
+    @memcpy(unescaped[0..length], from[0..length]);
+    var span: Span = undefined;
+    const copy: Pointer = &unescaped;
+    _ = text(copy, copy, copy + length, &span) orelse return null;
+    return unescaped[span.begin..][0..span.length];
 }
 
 fn valid_text(from: Pointer, to: Pointer) bool {

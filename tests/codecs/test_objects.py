@@ -90,7 +90,7 @@ def test_what_is_sure_is_what_duckdb_makes_of_it(data: st.DataObject) -> None:
     codec = JsonCodec(schema)
     known = [c.name for c in schema.columns if c.name not in ("list", "in")]
     table, doubts = sure(schema, raws)
-    looked, bad = codec._one_by_one(codec._texts(raws))
+    looked, bad = codec._look(raws)
     for i in np.flatnonzero(doubts == 0).tolist():
         mine = table.select(known).slice(i, 1).to_pylist()
         theirs = looked.select(known).cast(table.select(known).schema).slice(i, 1).to_pylist()
@@ -116,6 +116,16 @@ def test_usual_records_leave_nothing_to_doubt() -> None:
     for name, values in usual.items():
         _, doubts = sure(Schema.declare({name: KINDS[name]}), [f'{{"{name}": {value}}}'.encode() for value in values])
         assert not doubts.any(), (name, values, doubts)
+
+
+def test_keys_with_escapes() -> None:
+    """As ``json.dumps`` writes those that are not ASCII; those that are very long are looked at by DuckDB."""
+    schema = Schema.declare({"größe": "INTEGER", "a\"b\n": "INTEGER"})
+    raws = [json.dumps({"größe": i, "a\"b\n": -i, "ä": {"ö": "ü"}} if i != 4 else {"größe": i}) for i in range(8)]
+    raws += ['{"gr\\u00f6\\u00dfe": 1, "größe": 2}', json.dumps({"ü" * 100: 1})]
+    table, doubts = sure(schema, [raw.encode() for raw in raws])
+    assert doubts.tolist() == [0] * 8 + [NO_COLUMN] * 2
+    assert table.slice(0, 8).to_pylist() == [{"größe": i, "a\"b\n": -i if i != 4 else None} for i in range(8)]
 
 
 def test_doubts_say_which_column() -> None:
