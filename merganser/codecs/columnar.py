@@ -56,9 +56,9 @@ def cast(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, l
 
     Raises ArrowNotImplementedError if it can hold none.
     """
-    if column.type == kind and not pa.types.is_interval(kind):
+    if column.type == kind and "interval" not in str(kind):
         return column, []
-    lost = _unfit(column, kind, 0)
+    lost = sorted({*_unfit(column, kind, 0), *np.flatnonzero(_changed_within(column.combine_chunks(), kind)).tolist()})
     if lost:
         there = np.ones(len(column), np.bool_)
         there[lost] = False
@@ -94,6 +94,34 @@ def _changed(column: pa.ChunkedArray, kind: pa.DataType) -> Flags | None:
         changed: Flags = pc.fill_null(pc.not_equal(back, column), False).to_numpy()
         return changed
     return None
+
+
+def _changed_within(values: pa.Array, kind: pa.DataType) -> Flags:
+    """Which lists, STRUCTs and MAPs have a value in them that is another one in another type."""
+    own, found = values.type, np.zeros(len(values), np.bool_)
+    if pa.types.is_struct(own) and pa.types.is_struct(kind):
+        for name, part in zip(own.names, values.flatten()):
+            if kind.get_field_index(name) >= 0:
+                found |= _changed_at(part, kind.field(name).type)
+    elif pa.types.is_nested(own) and pa.types.is_nested(kind) and _listed(own) and _listed(kind):
+        lists = values.cast(pa.list_(_entry(own)))  # MAPs, and lists of other kinds, too
+        lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+        found[np.repeat(np.arange(len(lists)), lengths)[_changed_at(lists.flatten(), _entry(kind))]] = True
+    return found
+
+
+def _listed(kind: pa.DataType) -> bool:
+    return pa.types.is_map(kind) or hasattr(kind, "value_type")
+
+
+def _entry(kind: pa.DataType) -> pa.DataType:
+    """The type of what is in a list or MAP."""
+    return pa.struct([("key", kind.key_type), ("value", kind.item_type)]) if pa.types.is_map(kind) else kind.value_type
+
+
+def _changed_at(values: pa.Array, kind: pa.DataType) -> Flags:
+    changed = _changed(pa.chunked_array([values]), kind)
+    return _changed_within(values, kind) if changed is None else changed
 
 
 def _nanoseconds(intervals: pa.Array) -> npt.NDArray[np.int64]:
