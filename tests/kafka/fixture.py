@@ -56,10 +56,10 @@ class Kafka:
     def settle(self, topic: str) -> None:
         """Wait until what was committed can be read: a broker answers a commit before its marker is in the partitions.
 
-        A transaction that is left open is waited for for five seconds.
+        A transaction that is left open is waited for for fifteen seconds.
         """
         partitions = [TopicPartition(topic, number) for number in self.admin.list_topics(topic, 20).topics[topic].partitions]
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 15
         while time.monotonic() < deadline:
             ends = [
                 [asked.result(20).offset for asked in self.admin.list_offsets(
