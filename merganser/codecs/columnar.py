@@ -56,20 +56,26 @@ def cast(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, l
 
     Raises ArrowNotImplementedError if it can hold none.
     """
-    if column.type == kind and ("interval" not in str(kind) or "union" in str(kind)):  # Arrow casts nothing with a UNION in it
+    if column.type == kind and not _interval_within(kind):
         return column, []
-    lost = sorted({*_unfit(column, kind, 0), *np.flatnonzero(_changed_within(column.combine_chunks(), kind)).tolist()})
-    if lost:
-        there = np.ones(len(column), np.bool_)
-        there[lost] = False
-        column = pc.if_else(pa.array(there), column, pa.scalar(None, column.type))
-    return column.cast(kind), lost
+    changed = np.concatenate([np.zeros(0, np.bool_), *(_changed_within(chunk, kind) for chunk in column.chunks)])
+    if lost := sorted({*_unfit(column, kind, 0), *np.flatnonzero(changed).tolist()}):
+        at = np.arange(len(column))
+        column = column.take(pa.array(at, mask=np.isin(at, lost)))
+    return column if column.type == kind else column.cast(kind), lost
+
+
+def _interval_within(kind: pa.DataType) -> bool:
+    """Whether a type is INTERVAL or has one in it."""
+    return pa.types.is_interval(kind) or any(_interval_within(kind.field(i).type) for i in range(kind.num_fields))
 
 
 def _unfit(column: pa.ChunkedArray, kind: pa.DataType, first: int) -> list[int]:
     """The rows that cannot be cast: those of the halves, where the whole cannot. ``first``: the number of its first row."""
     if (changed := _changed(column, kind)) is not None:
         return (first + np.flatnonzero(changed)).tolist()
+    if column.type == kind:  # Arrow casts nothing with a UNION in it, to itself neither
+        return []
     try:
         column.cast(kind)
     except pa.ArrowInvalid:
@@ -107,6 +113,10 @@ def _changed_within(values: pa.Array, kind: pa.DataType) -> Flags:
         lists = values.cast(pa.list_(_entry(own)))  # MAPs, and lists of other kinds, too
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
         found[np.repeat(np.arange(len(lists)), lengths)[_changed_at(lists.flatten(), _entry(kind))]] = True
+    elif pa.types.is_union(own) and own == kind:
+        codes = pa.concat_arrays([values]).type_codes.to_numpy()  # those of a slice begin where those of the whole do
+        for i, code in enumerate(own.type_codes):
+            found |= _changed_at(values.field(i), kind.field(i).type) & (codes == code)
     return found
 
 
@@ -126,8 +136,10 @@ def _changed_at(values: pa.Array, kind: pa.DataType) -> Flags:
 
 def _nanoseconds(intervals: pa.Array) -> npt.NDArray[np.int64]:
     """Those of some INTERVALs; of NULLs 0."""
+    if not len(intervals):  # of which the buffer can be any
+        return np.zeros(0, np.int64)
     _, data = intervals.buffers()
-    parts = np.frombuffer(data, np.int64).reshape(-1, 2)[intervals.offset :][: len(intervals), 1]
+    parts = np.frombuffer(data, np.int64, 2 * len(intervals), 16 * intervals.offset)[1::2]
     return np.where(intervals.is_valid().to_numpy(zero_copy_only=False), parts, 0)
 
 

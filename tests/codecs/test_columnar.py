@@ -12,6 +12,7 @@ from merganser.codecs.columnar import cast
 
 INTERVAL = pa.month_day_nano_interval()
 FINE, COARSE = pa.MonthDayNano([0, 0, 1500]), pa.MonthDayNano([1, 2, 3000])
+TIMED = pa.struct([("union", INTERVAL)])
 NOON, MIDNIGHT = datetime(2026, 1, 2, 12), datetime(2026, 1, 2)
 WITHIN = {
     "interval in a list": (pa.list_(INTERVAL), pa.list_(INTERVAL), [COARSE], [COARSE, FINE]),
@@ -19,6 +20,8 @@ WITHIN = {
     "interval in a struct": (
         pa.struct([("i", INTERVAL), ("n", pa.int32())]), pa.struct([("i", INTERVAL)]), {"i": COARSE}, {"i": FINE},
     ),
+    "interval in a field that is called union": (TIMED, TIMED, {"union": COARSE}, {"union": FINE}),
+    "interval in a map": (pa.map_(pa.string(), INTERVAL), pa.map_(pa.string(), INTERVAL), [("a", COARSE)], [("a", FINE)]),
     "time of day in an array": (pa.list_(pa.timestamp("us"), 2), pa.list_(pa.date32()), [MIDNIGHT, None], [MIDNIGHT, NOON]),
     "time of day in a map": (
         pa.map_(pa.string(), pa.timestamp("us")), pa.map_(pa.string(), pa.date32()),
@@ -37,3 +40,29 @@ def test_no_value_within_others_is_cut(own: pa.DataType, kind: pa.DataType, fits
     made, lost = cast(column, kind)
     assert lost == [0, 4]
     assert [value is None for value in made.to_pylist()] == [True, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("depth", ["struct", "list", "map"])
+def test_no_interval_in_a_union_is_cut(depth: str) -> None:
+    """Arrow makes no UNIONs of Python's values, and casts none."""
+    codes, numbers = pa.array([0, 0, 1, 0], pa.int8()), pa.array([1, 2, 3, 4])
+    union = pa.UnionArray.from_sparse(codes, [pa.array([COARSE, FINE, FINE, COARSE], INTERVAL), numbers])
+    each = pa.array([0, 1, 2, 3, 4], pa.int32())
+    deep = {
+        "struct": pa.StructArray.from_arrays([union], ["u"]),
+        "list": pa.ListArray.from_arrays(each, union),
+        "map": pa.MapArray.from_arrays(each, pa.array(["a", "b", "c", "d"]), union),
+    }[depth]
+    column = pa.chunked_array([deep, deep.slice(1), deep.slice(4)])
+    made, lost = cast(column, column.type)
+    assert lost == [1, 4]
+    assert made.is_null().to_pylist() == [False, True, False, False, True, False, False]
+
+
+@pytest.mark.parametrize("kind", [INTERVAL, pa.list_(INTERVAL), pa.map_(pa.string(), INTERVAL)])
+def test_no_intervals_at_all_are_none_that_is_cut(kind: pa.DataType) -> None:
+    """Whatever is in the buffer of an array without values."""
+    none = pa.Array.from_buffers(INTERVAL, 0, [None, pa.py_buffer(b"123")])
+    for empty in (none, pa.array([], kind)):
+        assert cast(pa.chunked_array([empty]), empty.type) == (pa.chunked_array([empty]), [])
+    assert cast(pa.chunked_array([], kind), kind)[1] == []
