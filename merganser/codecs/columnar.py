@@ -106,9 +106,10 @@ def _changed_within(values: pa.Array, kind: pa.DataType) -> Flags:
     """Which lists, STRUCTs and MAPs have a value in them that is another one in another type."""
     own, found = values.type, np.zeros(len(values), np.bool_)
     if pa.types.is_struct(own) and pa.types.is_struct(kind):
-        for name, part in zip(own.names, values.flatten()):
+        for i, name in enumerate(own.names):
             if kind.get_field_index(name) >= 0:
-                found |= _changed_at(part, kind.field(name).type)
+                found |= _changed_at(values.field(i), kind.field(name).type)  # not flatten(), which aborts with a UNION in it
+        found &= values.is_valid().to_numpy(zero_copy_only=False)
     elif pa.types.is_nested(own) and pa.types.is_nested(kind) and _listed(own) and _listed(kind):
         lists = values.cast(pa.list_(_entry(own)))  # MAPs, and lists of other kinds, too
         lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()

@@ -42,7 +42,7 @@ def test_no_value_within_others_is_cut(own: pa.DataType, kind: pa.DataType, fits
     assert [value is None for value in made.to_pylist()] == [True, False, True, False, True, False]
 
 
-@pytest.mark.parametrize("depth", ["struct", "list", "map"])
+@pytest.mark.parametrize("depth", ["struct", "struct that can be NULL", "list", "map"])
 def test_no_interval_in_a_union_is_cut(depth: str) -> None:
     """Arrow makes no UNIONs of Python's values, and casts none."""
     codes, numbers = pa.array([0, 0, 1, 0], pa.int8()), pa.array([1, 2, 3, 4])
@@ -50,6 +50,7 @@ def test_no_interval_in_a_union_is_cut(depth: str) -> None:
     each = pa.array([0, 1, 2, 3, 4], pa.int32())
     deep = {
         "struct": pa.StructArray.from_arrays([union], ["u"]),
+        "struct that can be NULL": pa.StructArray.from_arrays([union], ["u"], mask=pa.array([False] * 4)),
         "list": pa.ListArray.from_arrays(each, union),
         "map": pa.MapArray.from_arrays(each, pa.array(["a", "b", "c", "d"]), union),
     }[depth]
@@ -66,3 +67,8 @@ def test_no_intervals_at_all_are_none_that_is_cut(kind: pa.DataType) -> None:
     for empty in (none, pa.array([], kind)):
         assert cast(pa.chunked_array([empty]), empty.type) == (pa.chunked_array([empty]), [])
     assert cast(pa.chunked_array([], kind), kind)[1] == []
+
+
+def test_what_stands_in_a_struct_that_is_null_is_not_looked_at() -> None:
+    column = pa.StructArray.from_arrays([pa.array([FINE, COARSE], INTERVAL)], ["i"], mask=pa.array([True, False]))
+    assert cast(pa.chunked_array([column]), column.type)[1] == []

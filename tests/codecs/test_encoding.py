@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import fastavro
+import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,3 +50,14 @@ def test_googles_library_reads_the_messages_as_the_values_they_were(data: st.Dat
         assert comparable(by_reference(kind, raw, table.schema)) == comparable(table.slice(i, 1).to_pylist()[0])
         assert kind.kind.FromString(raw) == expected or "nan" in str(expected)
         assert len(raw) == len(expected.SerializeToString())
+
+
+def test_a_union_in_a_record_that_could_be_null() -> None:
+    """Arrow's flatten() ends the process for such an array, though none of it is NULL."""
+    tree = {"type": "record", "name": "R", "fields": [{"name": "u", "type": ["long", "string"]}]}
+    outer = {"type": "record", "name": "O", "fields": [{"name": "r", "type": tree}]}
+    union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
+    inner = pa.StructArray.from_arrays([union], ["u"], mask=pa.array([False, False]))
+    trouble = Trouble()
+    assert datums(parse(outer, "test"), pa.table({"r": inner}), trouble).to_pylist() == [b"\0\x02", b"\x02\x02b"]
+    assert not trouble.of

@@ -214,8 +214,8 @@ def elements(values: Values) -> tuple[Values, Ints]:
 
 def split(values: Values) -> list[Values]:
     """The fields of structs, none of them NULL."""
-    kind = values.array.type
-    return [values.of(a, f"{values.path}.{f.name}" if values.path else f.name) for a, f in zip(values.array.flatten(), kind)]
+    names = [f"{values.path}.{f.name}" if values.path else f.name for f in values.array.type]
+    return [values.of(values.array.field(i), name) for i, name in enumerate(names)]  # not flatten(), which aborts with a UNION in it
 
 
 def text_bytes(values: Values) -> pa.BinaryArray:
