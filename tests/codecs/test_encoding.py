@@ -52,12 +52,13 @@ def test_googles_library_reads_the_messages_as_the_values_they_were(data: st.Dat
         assert len(raw) == len(expected.SerializeToString())
 
 
-def test_a_union_in_a_record_that_could_be_null() -> None:
-    """Arrow's flatten() ends the process for such an array, though none of it is NULL."""
+def test_a_union_in_a_record_that_can_be_null() -> None:
+    """Arrow's flatten() ends the process for such records."""
     tree = {"type": "record", "name": "R", "fields": [{"name": "u", "type": ["long", "string"]}]}
-    outer = {"type": "record", "name": "O", "fields": [{"name": "r", "type": tree}]}
-    union = pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])])
-    inner = pa.StructArray.from_arrays([union], ["u"], mask=pa.array([False, False]))
-    trouble = Trouble()
-    assert datums(parse(outer, "test"), pa.table({"r": inner}), trouble).to_pylist() == [b"\0\x02", b"\x02\x02b"]
-    assert not trouble.of
+    union = pa.UnionArray.from_sparse(pa.array([0, 1, 1], pa.int8()), [pa.array([1, 2, 3]), pa.array(["a", "b", "c"])])
+    rows = pa.table({"r": pa.StructArray.from_arrays([union], ["u"], mask=pa.array([False, True, False]))})
+    for kind, expected in (["null", tree], [b"\2\0\2", b"\0", b"\2\2\2c"]), (tree, [b"\0\2", b"\0\0", b"\2\2c"]):
+        trouble = Trouble()
+        outer = {"type": "record", "name": "O", "fields": [{"name": "r", "type": kind}]}
+        assert datums(parse(outer, "test"), rows, trouble).to_pylist() == expected
+        assert [(row, why[0]) for row, why in trouble.of.items()] == ([] if kind != tree else [(1, "missing field")])

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from merganser.codecs.binary import array
 from merganser.codecs.cursor import Flags, Ints
 
 
@@ -76,7 +77,7 @@ class Values:
         self.trouble.note(self.rows, wrong, "missing field", lambda at: f"{self.path}: it is NULL, {why}")
         zero = filler(self.array.type)
         place = np.where(wrong, len(self.array), np.arange(len(self.array)))
-        return self.of(pa.concat_arrays([self.array, pa.array([zero], self.array.type)]).take(pa.array(place)))
+        return self.of(pa.concat_arrays([self.array, array([zero], self.array.type)]).take(pa.array(place)))
 
 
 def as_array(table: pa.Table, name: str) -> pa.Array:
@@ -91,9 +92,11 @@ def shown(value: Any) -> str:
 
 
 def filler(kind: pa.DataType) -> Any:
-    """Some value of a type, to stand where a NULL was refused."""
+    """Some value of a type, as ``array`` takes it, to stand where a NULL was refused."""
     if pa.types.is_struct(kind):
         return {f.name: filler(f.type) for f in kind}
+    if pa.types.is_union(kind):
+        return 0, filler(kind.field(0).type)
     if pa.types.is_list(kind) or pa.types.is_map(kind):
         return []
     if pa.types.is_string(kind):
@@ -215,7 +218,8 @@ def elements(values: Values) -> tuple[Values, Ints]:
 def split(values: Values) -> list[Values]:
     """The fields of structs, none of them NULL."""
     names = [f"{values.path}.{f.name}" if values.path else f.name for f in values.array.type]
-    return [values.of(values.array.field(i), name) for i, name in enumerate(names)]  # not flatten(), which aborts with a UNION in it
+    # Not flatten(), which ends the process where a UNION is in one that can be NULL.
+    return [values.of(values.array.field(i), name) for i, name in enumerate(names)]
 
 
 def text_bytes(values: Values) -> pa.BinaryArray:
