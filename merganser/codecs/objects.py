@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from merganser.codecs.values import DIGITS
-from merganser.kernel import kernel
+from merganser.kernel import Kernel, kernel
 from merganser.schema import Schema
 from merganser.schema.types import parse
 
@@ -95,14 +95,14 @@ class Objects:
         count = len(starts) - 1
         turn = max(1, MOST // (1 + sum(form.width + 1 for form in self._forms)))
         if count <= turn:
-            return self._decode(data, starts)
-        parts = [self._decode(data, starts[a : b + 1]) for a, b in pairwise([*range(0, count, turn), count])]
+            with kernel() as run:
+                return self._decode(run, data, starts)
+        parts = [self.decode(data, starts[a : b + 1]) for a, b in pairwise([*range(0, count, turn), count])]
         return pa.concat_tables([table for table, _ in parts]), np.concatenate([doubts for _, doubts in parts])
 
-    def _decode(self, data: memoryview, starts: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.uint16]]:
+    def _decode(self, run: Kernel, data: memoryview, starts: npt.NDArray[np.int32]) -> tuple[pa.Table, npt.NDArray[np.uint16]]:
         count, first, last = len(starts) - 1, int(starts[0]), int(starts[-1])
         bits = (count + 7) // 8
-        run = kernel()
         memory = run.memory
         memory.clear()
         columns, octets, begins = (memory.take(n) for n in (self._columns.nbytes, last - first, starts.nbytes))

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import atexit
 import ctypes
-import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -65,7 +66,7 @@ class Memory:
 
 
 class Kernel:
-    """A kernel with a memory of its own, for one thread. It works without Python's lock."""
+    """A kernel with a memory of its own, for one thread at a time. It works without Python's lock."""
 
     def __init__(self) -> None:
         import wasmtime
@@ -87,15 +88,21 @@ class Kernel:
         return int(self._exports[name](self._store, *arguments) or 0)
 
 
-def kernel() -> Kernel:
-    """The kernel of this thread."""
-    if not hasattr(_of_thread, "kernel"):
-        _of_thread.kernel = Kernel()
-    found: Kernel = _of_thread.kernel
-    return found
+@contextmanager
+def kernel() -> Iterator[Kernel]:
+    """A kernel for as long as it is needed. It is used again, with its memory, which the system would have to clear.
+
+    Not one for each thread: Bytewax's threads are new ones to Python each time that they come, and have forgotten theirs.
+    """
+    try:
+        found = _free.pop()
+    except IndexError:
+        found = Kernel()
+    yield found
+    _free.append(found)
 
 
-_of_thread = threading.local()
+_free: list[Kernel] = []
 _kernels: weakref.WeakSet[Kernel] = weakref.WeakSet()
 
 

@@ -27,11 +27,11 @@ def _parsed(ids: pa.Array) -> pa.Buffer | None:
     ends = np.frombuffer(offsets, np.int32)[ids.offset : ids.offset + len(ids) + 1]
     if (np.diff(ends) != TEXT).any():
         return None
-    run = kernel()
-    run.memory.clear()
-    place, into = run.memory.take(TEXT * len(ids)), run.memory.take(BYTES * len(ids))
-    run.memory.grow()
-    run.memory.write(place, memoryview(texts)[ends[0] : ends[-1]])
-    if run.call("uuids", place, len(ids), into) < len(ids):
-        return None
-    return run.memory.copy(into, BYTES * len(ids))
+    with kernel() as run:
+        run.memory.clear()
+        place, into = run.memory.take(TEXT * len(ids)), run.memory.take(BYTES * len(ids))
+        run.memory.grow()
+        run.memory.write(place, memoryview(texts)[ends[0] : ends[-1]])
+        if run.call("uuids", place, len(ids), into) < len(ids):
+            return None
+        return run.memory.copy(into, BYTES * len(ids))
