@@ -11,7 +11,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -189,10 +189,8 @@ class Store:
         if not found:
             if existing:
                 raise UsageError(f"{self.path} is a DuckDB file, but no store of merganser")
-            with self.transaction():
-                self.con.execute(CATALOG)
-                self._set_meta("format", str(FORMAT))
-                self._set_meta("id", uuid.uuid4().hex[:8])
+            self._create({"id": uuid.uuid4().hex[:8]})
+            return
         written = dict(self.rows("SELECT key, value FROM merganser.meta"))
         if int(written["format"]) > FORMAT:
             raise StoreError(
@@ -200,14 +198,15 @@ class Store:
                 f" {version('merganser')} (format {FORMAT}); install that version or a later one"
             )
         if not read_only:
-            with self.transaction():
-                self.con.execute(CATALOG)  # what came to be since it was written
-                self._set_meta("format", str(FORMAT))
-                self._set_meta("merganser", version("merganser"))
-                self._set_meta("duckdb", duckdb.__version__)
+            self._create({})  # what came to be since it was written
 
-    def _set_meta(self, key: str, value: str) -> None:
-        self.con.execute("INSERT OR REPLACE INTO merganser.meta VALUES (?, ?)", [key, value])
+    def _create(self, meta: Mapping[str, str]) -> None:
+        """The tables that are not there yet, and who wrote them."""
+        meta = {**meta, "format": str(FORMAT), "merganser": version("merganser"), "duckdb": duckdb.__version__}
+        with self.transaction():
+            self.con.execute(CATALOG)
+            values = [text for item in meta.items() for text in item]
+            self.con.execute(f"INSERT OR REPLACE INTO merganser.meta VALUES {', '.join(['(?, ?)'] * len(meta))}", values)
 
     def close(self) -> None:
         self.con.close()

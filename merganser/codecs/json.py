@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import duckdb
 import numpy as np
@@ -76,15 +77,12 @@ class JsonCodec:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
+        self._empty = schema.arrow_schema().empty_table()
         self._slow = Query(self._slow_sql(), "_lines")
         kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type or "DECIMAL(" in c.type}
         self._mended = {name: kind for name, kind in kinds.items() if mendable(kind)}
         self._alone: dict[str, JsonCodec] = {}
-        try:
-            self._empty = schema.arrow_schema().empty_table()
-            self._slow.run(_table(pa.array([], pa.string())))
-        except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
-            raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
+        _check(self._slow_sql())
         self._read_as_json({c.name for c in schema.columns if Form.of(c.type).kind == "json"})
 
     # -- the codec ------------------------------------------------------------------------------------------------
@@ -223,6 +221,15 @@ class JsonCodec:
             self._alone[column.name] = JsonCodec(Schema((Column(column.name, column.type),)))
         alone = self._alone[column.name]
         return not len(alone._look([text(Object([(column.name, value)])).encode()])[1])
+
+
+@cache
+def _check(sql: str) -> None:
+    """Raise FlowError if there is no way from JSON to a column's type."""
+    try:
+        Query(sql, "_lines").run(_table(pa.array([], pa.string())))
+    except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
+        raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
 
 
 def _table(lines: pa.Array) -> pa.Table:
