@@ -83,8 +83,6 @@ class Committer:
     _known: dict[tuple[str, str], int] = field(default_factory=dict)
     _recent: dict[str, tuple[int, int]] = field(default_factory=dict)
     """By source: records that came lately, and how many of them were bad."""
-    busy: bool = False
-    """Whether it has an epoch to commit."""
     committed: Mapping[tuple[str, str], Position] = field(default_factory=dict)
     """By source and partition the position that the store has come to; a new mapping after each commit."""
 
@@ -97,7 +95,6 @@ class Committer:
 
     def submit(self, cut: Cut) -> None:
         """Hand an epoch over; waits while the one before the last is being committed."""
-        self.busy = True
         while not self.failed.is_set():
             try:
                 self._queue.put(cut, timeout=0.2)
@@ -124,7 +121,6 @@ class Committer:
                 if self.failed.is_set():
                     return
                 self._commit(cut)
-                self.busy = not self._queue.empty()
         except BaseException as error:
             self.failure = self.failure or _explained(error)
             self.failed.set()

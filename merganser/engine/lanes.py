@@ -23,9 +23,6 @@ from merganser.sources import Position, Reader
 LIST_AGAIN = 1.0
 """Seconds between looks for new partitions while following."""
 
-FIRST_BYTES = 1 << 20
-"""A lane reads chunks of this size first, then of twice as much each time: so the store has something to do at once."""
-
 BUSY, QUIET = timedelta(milliseconds=5), timedelta(milliseconds=100)
 """How soon a lane without news is woken: soon while others have some, since an epoch waits for every lane."""
 
@@ -75,7 +72,6 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._reading: set[str] = set()
         self._done: set[str] = set()
         self._listed = float("-inf")
-        self._turns = 0
         self._told: Mapping[tuple[str, str], Position] = {}
         self._idle = False
 
@@ -137,13 +133,11 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._tell(self._reader, self._shared.committed())
         chunks: list[Chunk] = []
         weight = 0
-        size = min(self._shared.chunk_bytes, FIRST_BYTES << min(self._turns, 8))
-        self._turns += 1
-        most = self._shared.chunks * size
+        most = self._shared.chunks * self._shared.chunk_bytes
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
         while weight < most:
             try:
-                chunk = self._reader.read(size)
+                chunk = self._reader.read(self._shared.chunk_bytes)
             except BaseException as error:
                 self._shared.end(error)
                 return chunks

@@ -42,8 +42,8 @@ from merganser.sources import Position
 from merganser.store import Store
 
 CHUNK_BYTES = 8 << 20
-FIRST_BYTES = 1 << 20
-"""While the committer has nothing to do, the first epoch is cut at this size, each next one at twice the last."""
+FIRST_BYTES = 8 << 20
+"""The first epoch is cut at this size, each next one at twice the last: so the committer has something to do at once."""
 
 EPOCH_BYTES = 32 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
@@ -314,7 +314,7 @@ class Job:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
         if self._began is None or self.failed.is_set():
             return
-        enough = self.epoch_bytes if self.committer.busy else min(self.epoch_bytes, FIRST_BYTES << min(self._cuts, 8))
+        enough = min(self.epoch_bytes, FIRST_BYTES << min(self._cuts, 8))
         if self._pending_bytes >= enough or time.monotonic() - self._began >= self.epoch:
             self._cut()
 
