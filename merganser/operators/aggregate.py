@@ -16,7 +16,7 @@ key is twenty times slower on large tables, and any grouping *over* state column
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import duckdb
@@ -57,6 +57,8 @@ class AggregateStep:
         self.keys = [*(quote(name) for name in node.by), "_w"]
         self.results = {n: t for n, t in node.columns.items() if not (node.window and n == "final")}
         self._put_aside = 0
+        self._ending: str | None = None
+        """SQL for what an epoch brings to the windows in the open table that end in it: a row a group."""
         self._begun: Starts = np.zeros(0, np.int64)
         """The starts of the windows that the open table has, in order."""
 
@@ -168,11 +170,13 @@ class AggregateStep:
         faults.point("step.aggregate")
         (rows,) = inputs
         outcome = Outcome()
-        self._put_aside = 0
+        self._put_aside, self._ending = 0, None
         if rows is not None and rows.count:
             outcome = self._late(con, rows, epoch)
             self._take(con, rows, epoch)
         self._close(con, epoch)
+        if self.window is not None:
+            con.unregister(f"{self.name}_rows")
         return Emitted((outcome,), self._emit(con) if self.emits else None)
 
     def _put(self, con: duckdb.DuckDBPyConnection, windows: str) -> None:
@@ -208,7 +212,8 @@ class AggregateStep:
         """Put new rows into the groups of their windows.
 
         Windows that begin and end in this epoch, as most do when much is read at once, need no states: each is finished
-        straight from its rows. Those that begin and stay open have no states to be merged with.
+        straight from its rows. Those that begin and stay open have no states to be merged with. What comes to those that are
+        open and end now is merged where they are finished.
         """
         relation, on_time = self._windowed(con, rows)
         touched = np.zeros(1, np.int64) if self.window is None else _touched(rows.table, self.window)
@@ -220,18 +225,20 @@ class AggregateStep:
             of_whole = _among(whole, touched)
             self._put(con, self._direct(relation, f'{on_time} AND {of_whole}'))
             on_time += f" AND NOT {of_whole}"
-        for call, table in self.values.items():
-            self._count_values(con, call, table, relation, on_time)
+        self._count_values(con, relation, on_time)
         if len(opened):
             of_opened = _among(opened, touched)
             con.execute(f"INSERT INTO {self.open} {self._reduced(relation, f'{on_time} AND {of_opened}')}")
             on_time += f" AND NOT {of_opened}"
             self._begun = np.union1d(self._begun, opened)
-        if len(fresh) < len(touched):
-            con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, on_time)}")
-            self._merge(con, epoch)
-        if self.window is not None:
-            con.unregister(f"{self.name}_rows")
+        begun = np.setdiff1d(touched, fresh, assume_unique=True)
+        ending = begun[:0] if before is None else begun[begun <= before]
+        staying = begun[len(ending) :]
+        if len(staying):
+            of_staying = f"{on_time} AND {_among(staying, touched)}"
+            self._merge(con, self.open, self._reduced(relation, of_staying), self.keys, self._combined())
+        if len(ending):
+            self._ending = self._reduced(relation, f"{on_time} AND {_among(ending, touched)}")
 
     def _late(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> Outcome:
         """Count what is on time in some window; keep what is late in all of them."""
@@ -250,22 +257,20 @@ class AggregateStep:
             return None
         return epoch.watermarks.closing - self.window.size
 
-    def _merge(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
-        """Combine the states in ``_new`` with those of the same groups, and put them where they belong."""
-        keys, names = ", ".join(f"n.{k}" for k in self.keys), [*self.keys, *self.states.values()]
-        combined = "".join(f", combine(o.{s}, n.{s}) AS {s}" for s in self.states.values())
+    def _combined(self) -> dict[str, str]:
+        """SQL for the states of groups of ``o`` and ``n``, one of which may be missing."""
+        return {name: f"combine(o.{name}, n.{name})" for name in self.states.values()}
+
+    def _merge(
+        self, con: duckdb.DuckDBPyConnection, table: str, groups: str, keys: Sequence[str], combined: Mapping[str, str]
+    ) -> None:
+        """Put groups into a table, or change those that are in it: ``combined`` is SQL for that, of ``n``, the new, and ``o``."""
+        names = ", ".join(f"n.{name}" for name in (*keys, *combined))
+        changed = ", ".join(f"{name} = {sql}" for name, sql in combined.items())
         con.execute(
-            f"CREATE OR REPLACE TEMP TABLE _merged AS SELECT {keys}{combined}, o.rowid AS _old"
-            f" FROM _new n LEFT JOIN {self.open} o ON {same(self.keys, 'n', 'o')}"
+            f"MERGE INTO {table} o USING ({groups}) n ON {same(keys, 'n', 'o')} WHEN NOT MATCHED THEN INSERT VALUES ({names})"
+            f"{f' WHEN MATCHED THEN UPDATE SET {changed}' if changed else ''}"
         )
-        con.execute(f"DELETE FROM {self.open} WHERE rowid IN (SELECT _old FROM _merged WHERE _old IS NOT NULL)")
-        still = "true"
-        before = self._ended(epoch)
-        if before is not None:
-            self._put(con, self._finished('_merged', f'_w <= {before}'))
-            still = f"_w > {before}"
-        con.execute(f"INSERT INTO {self.open} SELECT {', '.join(names)} FROM _merged WHERE {still}")
-        con.execute("DROP TABLE _merged; DROP TABLE _new")
 
     def _close(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
         """Move the windows that the watermark has passed from the open table to the closed one."""
@@ -274,23 +279,19 @@ class AggregateStep:
             return
         ended = f"_w <= {before}"
         self._begun = self._begun[self._begun > before]
-        self._put(con, self._finished(self.open, ended))
+        groups = self.open
+        if self._ending is not None:
+            keys = "".join(f"coalesce(o.{k}, n.{k}) AS {k}, " for k in self.keys)
+            states = ", ".join(f"{sql} AS {name}" for name, sql in self._combined().items())
+            old = f"(SELECT * FROM {self.open} WHERE {ended})"
+            groups = f"(SELECT {keys}{states} FROM {old} o FULL JOIN ({self._ending}) n ON {same(self.keys, 'o', 'n')})"
+        self._put(con, self._finished(groups, ended))
         for table in (self.open, *self.values.values()):
             con.execute(f"DELETE FROM {table} WHERE {ended}")
 
-    def _count_values(
-        self, con: duckdb.DuckDBPyConnection, call: Call, table: str, relation: str, on_time: str
-    ) -> None:
-        keys = [*self.keys, "value"]
-        con.execute(f"CREATE OR REPLACE TEMP TABLE _new_values AS {self._valued(call, relation, on_time)}")
-        con.execute(
-            f"CREATE OR REPLACE TEMP TABLE _merged_values AS SELECT {', '.join(f'n.{k}' for k in keys)},"
-            f" n.n + coalesce(o.n, 0) AS n, o.rowid AS _old"
-            f" FROM _new_values n LEFT JOIN {table} o ON {same(keys, 'n', 'o')}"
-        )
-        con.execute(f"DELETE FROM {table} WHERE rowid IN (SELECT _old FROM _merged_values WHERE _old IS NOT NULL)")
-        con.execute(f"INSERT INTO {table} SELECT {', '.join(keys)}, n FROM _merged_values")
-        con.execute("DROP TABLE _merged_values; DROP TABLE _new_values")
+    def _count_values(self, con: duckdb.DuckDBPyConnection, relation: str, on_time: str) -> None:
+        for call, table in self.values.items():
+            self._merge(con, table, self._valued(call, relation, on_time), [*self.keys, "value"], {"n": "n.n + o.n"})
 
 
 def same(keys: Sequence[str], left: str, right: str) -> str:

@@ -42,13 +42,11 @@ class CorrectedStep(AggregateStep):
     def _take(self, con: duckdb.DuckDBPyConnection, rows: Rows, epoch: Epoch) -> None:
         """Put new rows into the groups of their windows, which all have states."""
         relation, in_window = self._windowed(con, rows)
-        for call, table in self.values.items():
-            self._count_values(con, call, table, relation, in_window)
+        self._count_values(con, relation, in_window)
         con.execute(f"CREATE OR REPLACE TEMP TABLE _new AS {self._reduced(relation, in_window)}")
-        self._merge(con, epoch)
-        con.unregister(f"{self.name}_rows")
+        self._correct(con)
 
-    def _merge(self, con: duckdb.DuckDBPyConnection, epoch: Epoch) -> None:
+    def _correct(self, con: duckdb.DuckDBPyConnection) -> None:
         """Combine the states in ``_new`` with those of the same groups, open or archived."""
         keys = ", ".join(f"n.{k}" for k in self.keys)
         combined = "".join(f", combine(a.{s}, combine(o.{s}, n.{s})) AS {s}" for s in self.states.values())

@@ -80,6 +80,8 @@ class DeduplicateStep:
         self._numbers: dict[str, int] = {}
         """``_p`` of each partition: a name in each row would cost a quarter of the whole insert."""
         self._sets: dict[str, HashSet] = {}
+        self._filled: list[str] = []
+        """The tables of ids that have some: each that is looked into costs a millisecond an epoch."""
         self._segments: dict[str, list[tuple[int, int]]] = {}
         """By partition: (newest time, rows) of what each epoch accepted, to know how much has expired."""
 
@@ -110,6 +112,7 @@ class DeduplicateStep:
             self._create_uuids(con)
             note = f"INSERT INTO {STATE}.tables SELECT cohort, view, $1 FROM {STATE}.tables WHERE name = $2"
             con.execute(note, [self.uuids, self.table])
+        self._filled = [kept for kept in self._kept if con.execute(f"SELECT 1 FROM {kept} LIMIT 1").fetchall()]
         numbers = con.execute(f"SELECT partition, _p FROM {self.partitions}").fetchall()
         self._numbers = dict(numbers)
         stored = f"SELECT _p, {', '.join(self.ids)}, _time FROM {self.table}"
@@ -160,6 +163,8 @@ class DeduplicateStep:
         if self.node.exploded:
             kept.count = int(one(con, f"SELECT {events(self.node, kept.relation)}"))
         into, ids = (self.uuids, self.uuid) if self._as_uuids(table) else (self.table, ", ".join(map(quote, self.node.by)))
+        if into not in self._filled:
+            self._filled.append(into)
         con.execute(f"INSERT INTO {into} SELECT _p, {ids}, _time FROM {kept.relation}")
         self._sweep(con, runs, table, keep, epoch)
         con.register(rows.name, left)
@@ -189,14 +194,14 @@ class DeduplicateStep:
                 within = self.node.within
                 self._settle(con, table, seen, keep, "true" if within is None else _between(first - within, last + within))
         elif seen.any():
-            self._settle(con, table, seen, keep, "false")
+            self._settle(con, table, seen, keep, None)
         return keep
 
-    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask, near: str) -> None:
+    def _settle(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, keep: Mask, near: str | None) -> None:
         """Decide the rows whose hash was met before: by their ids and times, in order.
 
         ``seen`` has every row of such a hash; accepted ones of earlier epochs come from the step's tables, those that the
-        condition ``near`` is true for.
+        condition ``near`` is true for; none without one.
         """
         found = self._met(con, table, seen, near)
         hashes, part, row = found[HASH].to_numpy(), found["_p"].to_numpy(), found["_row"].to_numpy()
@@ -233,7 +238,7 @@ class DeduplicateStep:
                 if row[i] >= 0:
                     keep[row[i]] = is_first
 
-    def _met(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, near: str) -> pa.Table:
+    def _met(self, con: duckdb.DuckDBPyConnection, table: pa.Table, seen: Mask, near: str | None) -> pa.Table:
         """The rows that ``seen`` has, and the kept ones with their ids, by hash and in order; ``_row`` is -1 of those."""
         as_uuids = self._as_uuids(table)
         columns = [*dict.fromkeys(self.node.by), "_p", "_time", "_wm", self.hash]
@@ -248,7 +253,7 @@ class DeduplicateStep:
         earlier = "".join(
             f"SELECT d._p, {names.replace('_', 'd._')}, -1 AS _row, s._time, 0 AS _wm, {HASH}"
             f" FROM {kept} s JOIN d ON s._p = d._p AND {equal[kept]} WHERE {near} UNION ALL "
-            for kept in self._kept
+            for kept in (self._filled if near else ())
         )
         found = con.sql(
             f"WITH n AS (SELECT _p, {ids}, _row, _time, _wm, {self.hash} AS {HASH}, {uuid} AS {UUID} FROM _now),"
@@ -274,7 +279,7 @@ class DeduplicateStep:
             segments = self._segments[part]
             expired = sum(n for newest, n in segments if newest < before)
             if expired >= SWEEP and 2 * expired > sum(n for _, n in segments):
-                for kept in self._kept:
+                for kept in self._filled:
                     con.execute(f"DELETE FROM {kept} WHERE _p = {self._numbers[part]} AND _time < {before}")
                 self._set(part).forget(before)
                 self._segments[part] = [s for s in segments if s[0] >= before]
