@@ -84,12 +84,11 @@ class AggregateStep:
     # -- SQL ------------------------------------------------------------------------------------------------------
 
     def _windowed(self, con: duckdb.DuckDBPyConnection, rows: Rows) -> tuple[str, str]:
-        """The rows once for each of their windows, with ``_w``; and the condition for being on time in it."""
+        """The rows once for each of their windows, as ``_w``; and the condition for being on time in it."""
         window = self.window
         if window is None:
             return f"(SELECT *, 0::BIGINT AS _w FROM {rows.relation})", "true"
-        starts = _starts(rows.table, window)
-        placed = replace(rows, name=f"{self.name}_rows", table=rows.table.append_column("_w", pa.array(starts)))
+        placed = replace(rows, name=f"{self.name}_rows")
         con.register(placed.name, placed.table)
         if window.overlap == 1:
             return placed.relation, f"_wm < _w + {window.size}" if _any_late(rows, window) else "true"
@@ -172,6 +171,8 @@ class AggregateStep:
         outcome = Outcome()
         self._put_aside, self._ending = 0, None
         if rows is not None and rows.count:
+            if self.window is not None:
+                rows = replace(rows, table=rows.table.append_column("_w", pa.array(_starts(rows.table, self.window))))
             outcome = self._late(con, rows, epoch)
             self._take(con, rows, epoch)
         self._close(con, epoch)
@@ -307,16 +308,16 @@ def _starts(rows: pa.Table, window: Window) -> Starts:
 
 
 def _any_late(rows: Rows, window: Window) -> bool:
-    """Whether there is a row that is late in the last window that it belongs to."""
-    late = rows.table["_wm"].to_numpy() >= _starts(rows.table, window) + window.size
+    """Whether there is a row that is late in the last window that it belongs to, which ``_w`` is the start of."""
+    late = rows.table["_wm"].to_numpy() >= rows.table["_w"].to_numpy() + window.size
     if rows.condition is not None and late.any():  # such as duplicates, which are not meant
         late &= rows.table[rows.condition].to_numpy()
     return bool(late.any())
 
 
 def _touched(rows: pa.Table, window: Window) -> Starts:
-    """The starts of all windows that rows belong to, in order, and perhaps of some more."""
-    last, every = _starts(rows, window), window.every
+    """The starts of all windows that rows belong to, in order, and perhaps of some more; ``_w`` has those of their last ones."""
+    last, every = rows["_w"].to_numpy(), window.every
     first = int(last.min())
     if int(last.max()) - first < 4 * every * len(last):  # so dense that counting is faster than sorting
         last = np.flatnonzero(np.bincount((last - first) // every)) * every + first
