@@ -23,6 +23,9 @@ from merganser.sources import Position, Reader
 LIST_AGAIN = 1.0
 """Seconds between looks for new partitions while following."""
 
+FIRST_BYTES = 1 << 20
+"""The first chunks of a lane have this size, and make the first epoch: so the committer soon has something to do."""
+
 BUSY, QUIET = timedelta(milliseconds=5), timedelta(milliseconds=100)
 """How soon a lane without news is woken: soon while others have some, since an epoch waits for every lane."""
 
@@ -72,6 +75,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._reading: set[str] = set()
         self._done: set[str] = set()
         self._listed = float("-inf")
+        self._first = True
         self._told: Mapping[tuple[str, str], Position] = {}
         self._idle = False
 
@@ -133,11 +137,13 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._tell(self._reader, self._shared.committed())
         chunks: list[Chunk] = []
         weight = 0
-        most = self._shared.chunks * self._shared.chunk_bytes
+        size = min(self._shared.chunk_bytes, FIRST_BYTES) if self._first else self._shared.chunk_bytes
+        self._first = False
+        most = self._shared.chunks * size
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
         while weight < most:
             try:
-                chunk = self._reader.read(self._shared.chunk_bytes)
+                chunk = self._reader.read(size)
             except BaseException as error:
                 self._shared.end(error)
                 return chunks

@@ -31,7 +31,7 @@ from merganser.engine import changes, forward
 from merganser.engine.cohort import Cohort, Ends
 from merganser.engine.committer import Committer, Cut, Progressed, behind
 from merganser.engine.delivery import Delivery
-from merganser.engine.lanes import Lanes, Shared
+from merganser.engine.lanes import FIRST_BYTES, Lanes, Shared
 from merganser.engine.live import LiveRun
 from merganser.engine.prepare import Prepared, Preparer
 from merganser.flow import Flow
@@ -42,9 +42,6 @@ from merganser.sources import Position
 from merganser.store import Store
 
 CHUNK_BYTES = 8 << 20
-FIRST_BYTES = 8 << 20
-"""The first epoch is cut at this size, each next one at twice the last: so the committer has something to do at once."""
-
 EPOCH_BYTES = 32 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
 
@@ -314,7 +311,7 @@ class Job:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
         if self._began is None or self.failed.is_set():
             return
-        enough = min(self.epoch_bytes, FIRST_BYTES << min(self._cuts, 8))
+        enough = min(self.epoch_bytes, FIRST_BYTES << 4 * min(self._cuts, 4))  # 1 MB, 16 MB, then the whole size
         if self._pending_bytes >= enough or time.monotonic() - self._began >= self.epoch:
             self._cut()
 
