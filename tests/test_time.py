@@ -90,3 +90,24 @@ def test_what_a_time_is_does_not_depend_on_where_the_flow_runs(tmp_path: Path) -
 
     there = answer("America/New_York")
     assert there == answer("UTC") and "2026-01-01 03:00:00+00" in there
+
+
+HOPPING = mg.hopping("2 minutes", every="1 minute")
+
+
+@pytest.mark.parametrize(("window", "late"), [(HOPPING, "drop"), (HOPPING, "update"), (mg.session("1 minute"), "drop")])
+def test_windows_are_where_they_are_wherever_they_are_read(tmp_path: Path, window: mg.Window | mg.Session, late: str) -> None:
+    """Open ones are computed by who opens the file, with DuckDB alone, in a zone of their own."""
+    events = [{"id": i, "at": f"2026-01-01T10:{2 * i:02d}:00Z"} for i in range(5)]
+    source = mg.source("s", mg.memory(events), schema={"id": "INTEGER", "at": "TIMESTAMPTZ"}, time="at", lateness="2 minutes")
+    flow = mg.Flow("f")
+    flow.read(source).window(window, by="id", late=late).aggregate(n="count(*)").materialize("v")
+    mg.run([flow], tmp_path / "s.duckdb")
+
+    def read(zone: str) -> list[tuple[object, ...]]:
+        with duckdb.connect(str(tmp_path / "s.duckdb"), read_only=True) as con:
+            con.execute(f"SET TimeZone = '{zone}'")
+            return con.execute("SELECT id, epoch_us(window_start), epoch_us(window_end), final FROM v ORDER BY ALL").fetchall()
+
+    assert read("America/New_York") == read("UTC")
+    assert {final for *_, final in read("UTC")} == {True, False}

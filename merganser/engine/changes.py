@@ -63,6 +63,8 @@ def open_cohorts(store: Store, flows: Sequence[Flow]) -> tuple[list[Cohort], lis
                     fresh.append(view)
             for number, views in groups.items():
                 cohorts.append(_loaded(store, number, flow.name, views))
+                for view in views:
+                    cohorts[-1].graph.show(store, view)  # another version of merganser may have made it in another way
             if fresh:
                 cohorts.append(_created(store, flow.name, fresh, LIVE))
                 if groups:

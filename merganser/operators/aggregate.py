@@ -30,7 +30,7 @@ from merganser.clock import MIN_TIME
 from merganser.operators import STATE, Emitted, Epoch, Outcome, Rows, keep_late, released
 from merganser.plan import Aggregated
 from merganser.sql import literal, quote
-from merganser.windows import Window
+from merganser.windows import Window, moment_sql
 
 Starts = npt.NDArray[np.int64]
 """Starts of windows, in microseconds."""
@@ -131,8 +131,8 @@ class AggregateStep:
         groups_by = {name: f"{prefix}{quote(name)}" for name in self.node.by}
         if self.node.window:
             kind = self.node.columns["window_start"]
-            groups_by["window_start"] = f"make_timestamp({prefix}_w)::{kind}"
-            groups_by["window_end"] = f"make_timestamp({self._end(prefix)})::{kind}"
+            groups_by["window_start"] = moment_sql(f"{prefix}_w", kind)
+            groups_by["window_end"] = moment_sql(self._end(prefix), kind)
         items = [f"{sql} AS {quote(name)}" for name, sql in groups_by.items()]
         items += [f"({a.finished(calls, groups_by)})::{a.type} AS {quote(a.name)}" for a in self.node.aggregates]
         return ", ".join(items)
@@ -154,7 +154,7 @@ class AggregateStep:
         delays = ", ".join(f"({literal(source)}, {delay})" for source, delay in self.node.delays.items())
         reached = "min(w.watermark - d.delay)"  # where all of its sources have come to; NULL while one has not begun
         watermark = (
-            f"(SELECT CASE WHEN count(w.watermark) = count(*) THEN make_timestamp({reached})::{kind} END"
+            f"(SELECT CASE WHEN count(w.watermark) = count(*) THEN {moment_sql(reached, kind)} END"
             f" FROM (VALUES {delays}) d(source, delay) LEFT JOIN {STATE}.watermarks w"
             f" ON w.source = d.source AND w.cohort = {self.cohort})"
         )

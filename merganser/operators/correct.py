@@ -11,6 +11,7 @@ import duckdb
 from merganser.operators import STATE, Epoch, Outcome, Rows
 from merganser.operators.aggregate import AggregateStep, same
 from merganser.sql import quote
+from merganser.windows import moment_sql
 
 
 class CorrectedStep(AggregateStep):
@@ -59,7 +60,7 @@ class CorrectedStep(AggregateStep):
         con.execute(f"DELETE FROM {self.archive} WHERE rowid IN (SELECT _archived FROM _merged WHERE _archived IS NOT NULL)")
         kind = self.node.columns["window_start"]
         equal = "".join(f" AND c.{k} IS NOT DISTINCT FROM m.{k}" for k in map(quote, self.node.by))
-        equal = f"c.window_start = make_timestamp(m._w)::{kind}{equal}"
+        equal = f"c.window_start = {moment_sql('m._w', kind)}{equal}"
         con.execute(f"DELETE FROM {self.closed} c WHERE EXISTS (FROM _merged m WHERE m._archived IS NOT NULL AND {equal})")
         con.execute(f"INSERT INTO {self.open} SELECT * EXCLUDE (_old, _archived) FROM _merged")
         con.execute("DROP TABLE _merged; DROP TABLE _new")

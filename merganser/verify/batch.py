@@ -40,7 +40,7 @@ from merganser.sql import literal, quote
 from merganser.verify.fetch import fetched
 from merganser.verify.fold import emitted_rows, folded, processed
 from merganser.verify.process import Number
-from merganser.windows import Session, Window
+from merganser.windows import Session, Window, moment_sql
 
 HIDDEN = ("_part", "_seq", "_time", "_wm")
 
@@ -275,8 +275,7 @@ def _aggregated(batch: Batch, node: Aggregated) -> str:
         start = window.last_start_sql()
         on_time = "true" if node.late == "update" else f"coalesce(_wm < _w + {window.size}, true)"
         relation = (
-            f"(SELECT * EXCLUDE (_w), make_timestamp(_w)::{kind} AS _start,"
-            f" make_timestamp(_w + {window.size})::{kind} AS _end FROM"
+            f"(SELECT * EXCLUDE (_w), {moment_sql('_w', kind)} AS _start, {moment_sql(f'_w + {window.size}', kind)} AS _end FROM"
             f" (SELECT *, {start} - _k * {window.every} AS _w FROM {relation} CROSS JOIN range({window.overlap}) t(_k))"
             f" WHERE _w + {window.size} > _time AND {on_time})"
         )
@@ -305,8 +304,8 @@ def _sessions(batch: Batch, node: Aggregated, window: Session) -> str:
     island = f"PARTITION BY {', '.join([*(quote(c) for c in node.by), '_island'])}"
     gap = f"coalesce(_time - lag(_time) OVER ({by}ORDER BY _time) >= {window.gap}, true)"
     return (
-        f"(SELECT *, make_timestamp(min(_time) OVER ({island}))::{kind} AS _start,"
-        f" make_timestamp(max(_time) OVER ({island}) + {window.gap})::{kind} AS _end FROM"
+        f"(SELECT *, {moment_sql(f'min(_time) OVER ({island})', kind)} AS _start,"
+        f" {moment_sql(f'max(_time) OVER ({island}) + {window.gap}', kind)} AS _end FROM"
         f" (SELECT *, sum(_gap::INTEGER) OVER ({by}ORDER BY _time RANGE UNBOUNDED PRECEDING) AS _island FROM"
         f" (SELECT *, {gap} AS _gap FROM {_on_time(batch, node.input)})))"
     )
