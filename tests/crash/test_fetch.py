@@ -33,7 +33,7 @@ def _work(job: tuple[str, str, tuple[str, int] | None]) -> None:
     mg.run([_flow(url)], store, chunk_bytes=2000, epoch=0)
 
 
-FAULTS = [(("books.before", 1), True), (("commit.before", 4), True), (("commit.after", 4), False)]
+FAULTS = [(("books.before", 1), True), (("commit.before", 3), True), (("commit.after", 3), False)]
 
 
 @pytest.mark.parametrize(("fault", "again"), FAULTS)
