@@ -77,12 +77,12 @@ class JsonCodec:
 
     def __init__(self, schema: Schema) -> None:
         self._schema = schema
-        self._empty = schema.arrow_schema().empty_table()
-        self._slow = Query(self._slow_sql(), "_lines")
+        sql = self._slow_sql()
+        self._slow = Query(sql, "_lines")
         kinds = {c.name: parse(c.type) for c in schema.columns if "STRUCT(" in c.type or "DECIMAL(" in c.type}
         self._mended = {name: kind for name, kind in kinds.items() if mendable(kind)}
         self._alone: dict[str, JsonCodec] = {}
-        _check(self._slow_sql())
+        self._empty = _no_rows(schema, sql)
         self._read_as_json({c.name for c in schema.columns if Form.of(c.type).kind == "json"})
 
     # -- the codec ------------------------------------------------------------------------------------------------
@@ -224,10 +224,11 @@ class JsonCodec:
 
 
 @cache
-def _check(sql: str) -> None:
-    """Raise FlowError if there is no way from JSON to a column's type."""
+def _no_rows(schema: Schema, sql: str) -> pa.Table:
+    """An empty table. Raises FlowError if there is no way from JSON to a column's type; ``sql`` reads all of them."""
     try:
         Query(sql, "_lines").run(_table(pa.array([], pa.string())))
+        return schema.arrow_schema().empty_table()
     except (duckdb.Error, pa.ArrowNotImplementedError) as error:  # the second of a UNION
         raise FlowError(f"JSON cannot be read into this schema: {str(error).splitlines()[0]}") from None
 

@@ -82,8 +82,6 @@ def widen(store: Store, cohort: int, views: Sequence[Materialize], gained: Gains
             if not _carried(store.con, f"{STATE}.{aside}", table):
                 return False
             store.con.execute(f"UPDATE {STATE}.tables SET name = ? WHERE cohort = ? AND name = ?", [table, cohort, name])
-    for view in views:
-        graph.show(store, view)
     sources = {source.signature(): source.name for view in views for source in view.sources}
     for line, (_, columns) in gained.items():
         store.con.execute(

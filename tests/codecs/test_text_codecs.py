@@ -19,6 +19,7 @@ from merganser.codecs import Chunk, Codec, Place
 from merganser.codecs.csv import CsvCodec, CsvPayload
 from merganser.codecs.json import JsonCodec, Lines
 from merganser.codecs.values import places
+from merganser.errors import FlowError
 from merganser.schema import Schema
 
 SCHEMA = Schema.declare({
@@ -200,3 +201,9 @@ def test_csv_records_do_not_touch_each_other(records: list[tuple[bytes, Any]]) -
             assert rows[i] == expected
         else:
             assert rejects[i][0] == raw and (expected is None or rejects[i][1] == expected)
+
+
+@pytest.mark.parametrize("kind", ["UNION(a INTEGER, b VARCHAR)", "UNION(a INTEGER, b VARCHAR)[]"])
+def test_json_cannot_be_read_into_a_union(kind: str) -> None:
+    with pytest.raises(FlowError, match="JSON cannot be read into this schema"):
+        JsonCodec(Schema.declare({"u": kind}))
