@@ -2,9 +2,8 @@
 
 It answers "surely new" or "seen, unless two ids have one hash"; the caller settles the second by comparing ids. New hashes
 are sorted once, which makes everything after it a walk through memory: neighbours that are equal repeat each other, the
-bitmap (a byte for each value of their first bits) says of most others that they are new, and only the rest is searched for
-in the runs. (A compiled open-addressing table is no faster in a flow, and its compiler costs
-every start more than a second and every installation 150 MB.)
+bitmap (a bit for each value of their first bits) says of nearly all others that they are new, and only the rest is searched
+for in the runs. (A compiled open-addressing table is no faster in a flow.)
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 U64 = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 ROWS = np.uint64((1 << 21) - 1)
 """The last bits of a hash are not looked at; while hashes are sorted, these have their places."""
@@ -21,11 +21,11 @@ ROWS = np.uint64((1 << 21) - 1)
 RUNS = 32
 """More runs than this are merged, the newest first."""
 
-BITS = range(16, 28)
-"""How many first bits the bitmap tells apart: 64 KB to 128 MB of it."""
+BYTES = range(16, 28)
+"""How many first bits name a byte of the bitmap: 64 KB to 128 MB of it. The next three name the bit in it."""
 
-SPARSE = 4
-"""Bytes of the bitmap for each hash that was put in, at least; so about one new hash in six is searched for."""
+SPARSE = 2
+"""Bytes of the bitmap for each hash that was put in, at least; so about one new hash in twenty is searched for."""
 
 
 class HashSet:
@@ -33,38 +33,40 @@ class HashSet:
 
     def __init__(self) -> None:
         self._runs: list[tuple[U64, int]] = []
-        self._map = np.zeros(1 << BITS[0], np.bool_)
-        self._shift = np.uint64(64 - BITS[0])
+        self._map = np.zeros(1 << BYTES[0], np.uint8)
+        self._shift = np.uint64(64 - BYTES[0])
         self._drawn = 0
         """How many hashes are in the bitmap; those that were forgotten stay on until it is drawn anew."""
 
     def __len__(self) -> int:
         return sum(len(run) for run, _ in self._runs)
 
-    def add(self, hashes: U64, newest: int) -> tuple[Mask, Mask]:
-        """Put hashes in. Which of them were in before or stand more than once in ``hashes``; and which were in before."""
+    def add(self, hashes: U64, newest: int) -> tuple[Places, Mask]:
+        """Put hashes in. Where those stand that were in before or are more than once in ``hashes``; which of them were in before.
+
+        By hash, those of one hash in order.
+        """
         rows, run = _in_order(hashes & ~ROWS)
-        maybe = np.flatnonzero(self._map[self._places(run)])
+        bytes_, bits = self._bits(run)
+        maybe = np.flatnonzero((self._map[bytes_] & bits) != 0)
         searched, met = run[maybe], np.zeros(len(maybe), np.bool_)
         for older, _ in self._runs:
             met |= _equal(searched, older)
-        before = maybe[met]
-        again = np.zeros(len(run), np.bool_)
-        np.equal(run[1:], run[:-1], out=again[1:])
-        again[:-1] |= again[1:]
-        again[before] = True
-        seen, old = np.zeros(len(run), np.bool_), np.zeros(len(run), np.bool_)
-        seen[rows[again]] = True
-        old[rows[before]] = True
+        before = np.zeros(len(run), np.bool_)
+        before[maybe[met]] = True
+        again = before.copy()
+        same = run[1:] == run[:-1]
+        again[1:] |= same
+        again[:-1] |= same
         self._runs.append((run, newest))
         if len(self._runs) > RUNS:
             self._merge()
-        room = len(self._map) // SPARSE if len(self._map) < 1 << BITS[-1] else 2 * len(self)
+        room = len(self._map) // SPARSE if len(self._map) < 1 << BYTES[-1] else 2 * len(self)
         if self._drawn + len(run) > room:
             self._draw()
         else:
-            self._mark(run)
-        return seen, old
+            self._mark(bytes_, bits)
+        return rows[again], before[again]
 
     def forget(self, before: int) -> None:
         """Take out hashes whose times are all below ``before``; some may stay on, which costs only comparisons."""
@@ -79,26 +81,30 @@ class HashSet:
 
     def _draw(self) -> None:
         """The bitmap anew, in the size that fits."""
-        bits = min(max((2 * SPARSE * len(self)).bit_length(), BITS[0]), BITS[-1])
+        bits = min(max((2 * SPARSE * len(self)).bit_length(), BYTES[0]), BYTES[-1])
         if len(self._map) == 1 << bits:
-            self._map.fill(False)
+            self._map.fill(0)
         else:
-            self._map = np.zeros(1 << bits, np.bool_)
+            self._map = np.zeros(1 << bits, np.uint8)
         self._shift = np.uint64(64 - bits)
         self._drawn = 0
         for run, _ in self._runs:
-            self._mark(run)
+            self._mark(*self._bits(run))
 
-    def _places(self, run: U64) -> npt.NDArray[np.int64]:
-        """Where hashes have their byte in the bitmap."""
-        return (run >> self._shift).view(np.int64)
+    def _bits(self, run: U64) -> tuple[Places, npt.NDArray[np.uint8]]:
+        """Where hashes have their byte in the bitmap, and their bit in it."""
+        first = run >> (self._shift - np.uint64(3))
+        return (first >> np.uint64(3)).view(np.int64), np.left_shift(np.uint8(1), first.astype(np.uint8) & np.uint8(7))
 
-    def _mark(self, run: U64) -> None:
-        self._map[self._places(run)] = True
-        self._drawn += len(run)
+    def _mark(self, bytes_: Places, bits: npt.NDArray[np.uint8]) -> None:
+        self._drawn += len(bits)
+        while len(bits):
+            self._map[bytes_] |= bits  # of several bits of one byte, the last is set
+            missing = np.flatnonzero((self._map[bytes_] & bits) == 0)
+            bytes_, bits = bytes_[missing], bits[missing]
 
 
-def _in_order(hashes: U64) -> tuple[npt.NDArray[np.int64], U64]:
+def _in_order(hashes: U64) -> tuple[Places, U64]:
     """Where the hashes stand, in their order, and themselves. Numbers alone are sorted much faster than with their places."""
     if len(hashes) > ROWS:
         rows = np.argsort(hashes, kind="stable")
