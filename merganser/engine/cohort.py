@@ -166,7 +166,7 @@ class Cohort:
         books: list[Books] = []
         dead: list[tuple[DeadLetter, str]] = []
         rejected = {s: sum(r.seq >= below for p, below, _ in chunks for r in p.rejects) for s, chunks in fresh.items()}
-        read = {s: rejected[s] + sum(int((p.seqs >= below).sum()) for p, below, _ in c) for s, c in fresh.items()}
+        read = {s: rejected[s] + sum(p.accepted(below) for p, below, _ in c) for s, c in fresh.items()}
         for view in self.views:
             dead += [(letter, view.name) for letter in flowed[view].dead]
             for branch, a in enumerate(flowed[view].accounts):

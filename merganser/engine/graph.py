@@ -203,8 +203,9 @@ class Graph:
                     done[node] = _gather(con, name, node, fresh[node.source.name])
                 else:
                     done[node] = self._row_local(con, name, node, done, fresh)
-        for name in {f.rows.name for f in done.values() if f.rows is not None}:
-            con.unregister(name)
+        for flowed in done.values():
+            if flowed.rows is not None:
+                flowed.rows.forget()
         return done
 
     def _apply(
@@ -254,8 +255,7 @@ class Graph:
         ]
         left: Rows | None = None
         if result is not None and len(result):
-            con.register(name, result)
-            left = Rows(name, result, None, 0, casts(node.columns))
+            left = Rows(con, name, result, None, 0, casts(node.columns))
             left.count = _count(con, node, left)
         filtered = came - len(dead) - (left.count if left else 0)
         accounts = tuple(
@@ -313,7 +313,7 @@ def _gather(con: duckdb.DuckDBPyConnection, name: str, node: Node, fresh: Sequen
     accepted = 0
     for p, below, watermark in fresh:
         branch = p.branches[node]
-        accepted += int((p.seqs >= below).sum())
+        accepted += p.accepted(below)
         dead += [DeadLetter(r, p.source, p.partition) for r in branch.refused if r.seq >= below]
         table = branch.table
         if table is None or not len(table):
@@ -334,11 +334,10 @@ def _gather(con: duckdb.DuckDBPyConnection, name: str, node: Node, fresh: Sequen
             tables = [t if KEEP in t.column_names else t.append_column(KEEP, pa.array(np.ones(len(t), np.bool_))) for t in tables]
             tables = [t.select(tables[0].column_names) for t in tables]
         whole = pa.concat_tables(tables)
-        con.register(name, whole)
-        rows = Rows(name, whole, KEEP if marked else None, 0)
+        rows = Rows(con, name, whole, KEEP if marked else None, 0)
         rows.count = _count(con, node, rows)
         if not rows.count:
-            con.unregister(name)
+            rows.forget()
             rows = None
     account = Account(node.source.name, filtered=accepted - len(dead) - (rows.count if rows else 0), dead=len(dead))
     return Flowed(rows, (account,), tuple(dead))

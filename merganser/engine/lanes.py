@@ -141,7 +141,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._first = False
         most = self._shared.chunks * size
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
-        while weight < most:
+        while weight + size // 2 < most:  # a chunk ends with a record, so it is a little smaller
             try:
                 chunk = self._reader.read(size)
             except BaseException as error:

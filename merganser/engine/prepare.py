@@ -60,6 +60,10 @@ class Prepared:
     """Where records stand, and their bytes; None where no row can be refused in the store, so that the bytes may go."""
     branches: dict[Node, Branch] = field(default_factory=dict)
 
+    def accepted(self, below: int) -> int:
+        """How many records were accepted of those from an ordinal on."""
+        return len(self.seqs) - int(np.searchsorted(self.seqs, below))
+
     def before(self, seq: int) -> Prepared:
         """What of it comes before an ordinal that lies in it."""
         count = int(np.searchsorted(self.seqs, seq))

@@ -42,7 +42,7 @@ from merganser.sources import Position
 from merganser.store import Store
 
 CHUNK_BYTES = 8 << 20
-EPOCH_BYTES = 32 << 20
+EPOCH_BYTES = 48 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
 
 
@@ -311,7 +311,9 @@ class Job:
         """Everything that the lanes have emitted is here: commit it if the epoch is long or large enough."""
         if self._began is None or self.failed.is_set():
             return
-        enough = min(self.epoch_bytes, FIRST_BYTES << 4 * min(self._cuts, 4))  # 1 MB, 16 MB, then the whole size
+        # 1 MB, 8 MB and twice as much each time, so that the committer soon has something to do.
+        enough = min(self.epoch_bytes, 4 * FIRST_BYTES << min(self._cuts, 8) if self._cuts else FIRST_BYTES)
+        enough -= min(enough, self.shared.chunk_bytes) // 2  # chunks are a little smaller than their size
         if self._pending_bytes >= enough or time.monotonic() - self._began >= self.epoch:
             self._cut()
 

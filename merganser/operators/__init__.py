@@ -45,22 +45,33 @@ ARROW_LOSES = ("HUGEINT", "UHUGEINT", "UUID", "ENUM", "JSON", "BIT", "BIGNUM")
 class Rows:
     """The new rows of one epoch at one node: an Arrow table of its columns, hidden ones, ``_part``.
 
-    ``relation`` is what to put behind FROM; ``count`` is of events (an exploded event counts once). ``casts``: SQL for
-    columns whose type Arrow cannot say.
+    ``count`` is of events (an exploded event counts once). ``casts``: SQL for columns whose type Arrow cannot say.
     """
 
+    con: duckdb.DuckDBPyConnection
     name: str
     table: pa.Table
     condition: str | None
     count: int
     casts: str = ""
+    _known: bool = field(default=False, init=False)
 
     @property
     def relation(self) -> str:
+        """What to put behind FROM. DuckDB knows the table by its name from then on, until ``forget``."""
+        if not self._known:
+            self.con.register(self.name, self.table)
+            self._known = True
         if not self.condition and not self.casts:
             return self.name
         where = f" WHERE {self.condition}" if self.condition else ""
         return f"(SELECT *{self.casts} FROM {self.name}{where})"
+
+    def forget(self) -> None:
+        """DuckDB need not know the table any more."""
+        if self._known:
+            self.con.unregister(self.name)
+            self._known = False
 
 
 @dataclass(slots=True)
@@ -164,8 +175,7 @@ def released(con: duckdb.DuckDBPyConnection, name: str, columns: Columns, sql: s
     table = con.sql(sql).to_arrow_table()
     if not len(table):
         return None
-    con.register(name, table)
-    return Rows(name, table, None, len(table), casts(columns))
+    return Rows(con, name, table, None, len(table), casts(columns))
 
 
 def casts(columns: Columns) -> str:

@@ -89,7 +89,6 @@ class AggregateStep:
         if window is None:
             return f"(SELECT *, 0::BIGINT AS _w FROM {rows.relation})", "true"
         placed = replace(rows, name=f"{self.name}_rows")
-        con.register(placed.name, placed.table)
         if window.overlap == 1:
             return placed.relation, f"_wm < _w + {window.size}" if _any_late(rows, window) else "true"
         each = f"SELECT * REPLACE (_w - _k * {window.every} AS _w) FROM {placed.relation} CROSS JOIN range({window.overlap}) t(_k)"

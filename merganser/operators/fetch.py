@@ -80,8 +80,7 @@ class FetchStep(Step):
         count = rows.count - len(refused)
         left = None
         if len(table):
-            con.register(self.name, table)
-            left = Rows(self.name, table, None, count, casts(self.node.columns))
+            left = Rows(con, self.name, table, None, count, casts(self.node.columns))
         return Emitted((Outcome(applied=count, dead=len(refused)),), left, refused=tuple(refused))
 
     def _questions(self, con: duckdb.DuckDBPyConnection, table: pa.Table, casts: str) -> list[Question | None]:
