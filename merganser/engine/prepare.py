@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
@@ -19,9 +19,8 @@ from merganser.codecs.messages import Messages, gathered
 from merganser.engine.times import bad_times
 from merganser.engine.times import times as event_times
 from merganser.errors import RecordError
-from merganser.operators.deduplicate import hash_name, hash_sql, uuid_name
+from merganser.operators.deduplicate import hash_name, hash_sql, with_hashes
 from merganser.operators.rowlocal import RowLocal
-from merganser.operators.uuids import uuids
 from merganser.plan import Deduplicate, Node, Source
 
 
@@ -87,12 +86,10 @@ class Preparer:
         self._source, self._mends, self._keeps = source, mends, keeps
         self._first = True
         self._ends = {
-            node: RowLocal(list(node.chain())[-1], node, extra={hash_name(f): hash_sql(f) for f in followers})
+            node: RowLocal(list(node.chain())[-1], node, extra={hash_name(f): sql for f in followers if (sql := hash_sql(f))})
             for node, followers in ends
         }
-        self._uuids = {
-            node: {name: f.by[0] for f in followers if (name := uuid_name(f)) is not None} for node, followers in ends
-        }
+        self._hashed = {node: [f for f in followers if hash_sql(f) is None] for node, followers in ends}
         self._codec: Codec = MendingCodec(source.codec(), source.schema, mends)
 
     def prepare(self, chunks: Sequence[Chunk]) -> list[Prepared]:
@@ -131,7 +128,7 @@ class Preparer:
             seqs, rejects, self._locate(chunk),
         )  # fmt: skip
         for node, compiled in self._ends.items():
-            prepared.branches[node] = self._branch(compiled, chunk, table, self._uuids[node])
+            prepared.branches[node] = self._branch(compiled, chunk, table, self._hashed[node])
         return prepared
 
     def _nothing(self, chunk: Chunk) -> Prepared:
@@ -171,13 +168,13 @@ class Preparer:
     def _locate(self, chunk: Chunk) -> Callable[[list[int]], list[tuple[Place, bytes]]] | None:
         return (lambda wanted: self._codec.locate(chunk, wanted)) if self._keeps else None
 
-    def _branch(self, compiled: RowLocal, chunk: Chunk, table: pa.Table, as_uuids: Mapping[str, str]) -> Branch:
+    def _branch(self, compiled: RowLocal, chunk: Chunk, table: pa.Table, hashed: Sequence[Deduplicate]) -> Branch:
         if not len(table):
             return Branch(None, [])
         rows, refused = compiled.mark(table)
         if rows is not None:
-            for name, column in as_uuids.items():
-                rows = rows.append_column(name, uuids(rows[column]))
+            for follower in hashed:
+                rows = with_hashes(follower, rows)
         if not refused:
             return Branch(rows, [])
         found = self._codec.locate(chunk, [r.seq for r in refused])

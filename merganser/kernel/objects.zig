@@ -203,6 +203,10 @@ inline fn mask(where: @Vector(16, bool)) u32 {
     return @as(u16, @bitCast(where));
 }
 
+inline fn either(a: @Vector(16, bool), b: @Vector(16, bool)) @Vector(16, bool) {
+    return @select(bool, a, a, b);
+}
+
 inline fn blank(from: Pointer) Pointer {
     var p = from;
     while (p[0] <= ' ' and (p[0] == ' ' or p[0] == '\n' or p[0] == '\r' or p[0] == '\t')) p += 1;
@@ -224,8 +228,8 @@ inline fn special(from: Pointer, high: *bool) Pointer {
     var p = from;
     while (true) : (p += 16) {
         const v: Bytes = p[0..16].*;
-        const found = mask(v == @as(Bytes, @splat('"'))) | mask(v == @as(Bytes, @splat('\\'))) | mask(v < @as(Bytes, @splat(' ')));
-        const upper = mask(v >= @as(Bytes, @splat(0x80)));
+        const found = mask(either(either(v == @as(Bytes, @splat('"')), v == @as(Bytes, @splat('\\'))), v < @as(Bytes, @splat(' '))));
+        const upper = mask(@as(@Vector(16, i8), @bitCast(v)) < @as(@Vector(16, i8), @splat(0)));
         if (found != 0) {
             const at = @ctz(found);
             if (upper & ((@as(u32, 1) << @intCast(at)) - 1) != 0) high.* = true;
@@ -363,13 +367,44 @@ inline fn digit(c: u8) bool {
     return c -% '0' < 10;
 }
 
+/// The digits at the beginning of the next eight bytes: how many they are, and the number that they make. No branch depends on
+/// them, as one that leaves a loop would.
+const Digits = struct {
+    number: u64,
+    count: u32,
+
+    inline fn at(p: Pointer) Digits {
+        const values = std.mem.readInt(u64, p[0..8], .little) ^ 0x3030303030303030;
+        // A byte above 9 gets its upper bit; what is carried goes to those behind it.
+        const others = (values | values +% 0x7676767676767676) & 0x8080808080808080;
+        const count: u32 = @ctz(others) / 8;
+        if (count == 0) return .{ .number = 0, .count = 0 };
+        const last = values << @intCast(64 - 8 * count);
+        const pairs = last *% 10 +% (last >> 8);
+        const low = (pairs & 0x000000ff000000ff) *% 0x000f424000000064;
+        const high = (pairs >> 16 & 0x000000ff000000ff) *% 0x0000271000000001;
+        return .{ .number = (low +% high) >> 32, .count = count };
+    }
+};
+
+/// Behind digits, which are put at the end of a number.
+inline fn all_digits(from: Pointer, number: *u64) Pointer {
+    const first = Digits.at(from);
+    var p = from + first.count;
+    number.* = number.* *% tens[first.count] +% first.number;
+    if (first.count == 8) {
+        while (digit(p[0])) : (p += 1) number.* = number.* *% 10 +% (p[0] - '0');
+    }
+    return p;
+}
+
+const tens = [9]u64{ 1, 10, 100, 1000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000 };
+
 fn integer(c: *Column, row: u32, from: Pointer) ?Pointer {
-    var p = from;
-    const negative = p[0] == '-';
-    if (negative) p += 1;
-    const begin = p;
+    const negative = from[0] == '-';
+    const begin = from + @intFromBool(negative);
     var number: u64 = 0;
-    while (digit(p[0])) : (p += 1) number = number *% 10 +% (p[0] - '0');
+    const p = all_digits(begin, &number);
     const length = @intFromPtr(p) - @intFromPtr(begin);
     if (length == 0 or length > 19 or length > 1 and begin[0] == '0') return null;
     if (p[0] == '.' or p[0] | 32 == 'e') return null;
@@ -387,7 +422,7 @@ fn integer(c: *Column, row: u32, from: Pointer) ?Pointer {
 /// A number of JSON: its digits without sign, point and leading zeros as far as they fit, how many they are, and where it ends.
 const Number = struct {
     negative: bool,
-    digits: u64,
+    number: u64,
     count: u32,
     fraction: u32,
     exponent: i32,
@@ -395,12 +430,10 @@ const Number = struct {
     end: Pointer,
 
     inline fn at(from: Pointer) ?Number {
-        var p = from;
-        const negative = p[0] == '-';
-        if (negative) p += 1;
-        const begin = p;
-        var digits: u64 = 0;
-        while (digit(p[0])) : (p += 1) digits = digits *% 10 +% (p[0] - '0');
+        const negative = from[0] == '-';
+        const begin = from + @intFromBool(negative);
+        var number: u64 = 0;
+        var p = all_digits(begin, &number);
         const whole = @intFromPtr(p) - @intFromPtr(begin);
         if (whole == 0 or whole > 1 and begin[0] == '0') return null;
         var count = if (begin[0] == '0') 0 else whole;
@@ -408,7 +441,7 @@ const Number = struct {
         if (p[0] == '.') {
             p += 1;
             const point = p;
-            while (digit(p[0])) : (p += 1) digits = digits *% 10 +% (p[0] - '0');
+            p = all_digits(p, &number);
             fraction = @intFromPtr(p) - @intFromPtr(point);
             if (fraction == 0) return null;
             count += fraction; // zeros behind the point of 0.001 count too: it is only asked whether all fit
@@ -423,7 +456,7 @@ const Number = struct {
             while (digit(p[0])) : (p += 1) exponent = @min(exponent * 10 + (p[0] - '0'), 100_000);
             if (minus) exponent = -exponent;
         }
-        return .{ .negative = negative, .digits = digits, .count = @intCast(count), .fraction = @intCast(fraction), .exponent = exponent, .exponential = exponential, .end = p };
+        return .{ .negative = negative, .number = number, .count = @intCast(count), .fraction = @intCast(fraction), .exponent = exponent, .exponential = exponential, .end = p };
     }
 };
 
@@ -439,11 +472,11 @@ const powers: [23]f64 = blk: {
 
 fn double(c: *Column, row: u32, from: Pointer) ?Pointer {
     const n = Number.at(from) orelse return null;
-    if (n.negative and n.digits == 0) return null;
+    if (n.negative and n.number == 0) return null;
     const exponent = n.exponent - @as(i32, @intCast(@min(n.fraction, 100_000)));
     var number: f64 = undefined;
     if (n.count <= 15 and exponent >= -22 and exponent <= 22) { // both are exact, so one rounding
-        number = @floatFromInt(n.digits);
+        number = @floatFromInt(n.number);
         if (exponent < 0) number /= powers[@intCast(-exponent)] else number *= powers[@intCast(exponent)];
         if (n.negative) number = -number;
     } else {
@@ -460,11 +493,11 @@ fn double(c: *Column, row: u32, from: Pointer) ?Pointer {
 
 fn decimal(c: *Column, row: u32, from: Pointer) ?Pointer {
     const n = Number.at(from) orelse return null;
-    if (n.exponential or n.negative and n.digits == 0) return null;
+    if (n.exponential or n.negative and n.number == 0) return null;
     const limit = @as(u128, @bitCast(@as(i128, c.least))) << 64 | c.most;
     var number: u128 = undefined;
     if (n.count <= 18 and n.fraction <= c.scale) {
-        number = n.digits;
+        number = n.number;
     } else {
         if (n.count > 38) return null;
         number = 0;
@@ -549,15 +582,20 @@ inline fn clock(p: Pointer, scale: u32) ?Clock {
     var digits: u32 = 0;
     if (end[0] == '.') {
         end += 1;
-        if (!digit(end[0])) return null;
-        while (digit(end[0])) : (end += 1) {
+        const first = Digits.at(end);
+        if (first.count == 0) return null;
+        if (first.count < 8 and first.count <= scale) {
+            fraction = @intCast(first.number);
+            digits = first.count;
+            end += digits;
+        } else while (digit(end[0])) : (end += 1) {
             if (digits < scale) {
                 fraction = fraction * 10 + (end[0] - '0');
                 digits += 1;
             } else if (end[0] != '0') return null;
         }
     }
-    while (digits < scale) : (digits += 1) fraction *= 10;
+    fraction *= units[scale - digits];
     return .{ .seconds = hour * 3600 + minute * 60 + second, .fraction = fraction, .end = end };
 }
 

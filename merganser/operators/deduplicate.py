@@ -20,6 +20,7 @@ from merganser import faults
 from merganser.clock import MIN_TIME
 from merganser.operators import PART, STATE, Emitted, Epoch, Outcome, Rows, events, one
 from merganser.operators.hashset import U64, HashSet, Mask, Places
+from merganser.operators.ids import hashed
 from merganser.operators.rowlocal import KEEP
 from merganser.plan import Deduplicate
 from merganser.sql import quote
@@ -33,12 +34,18 @@ SWEEP = 262_144
 """Expired entries are swept once there are this many, and more than live ones."""
 
 
-def hash_sql(node: Deduplicate) -> str:
-    """SQL for the 64-bit hash of a row's id, for a column ``hash_name``.
+def hash_sql(node: Deduplicate) -> str | None:
+    """SQL for the 64-bit hash of a row's id, for a column ``hash_name``; None where ids are texts, see ``with_hashes``.
 
     Workers compute it where nothing stateful stands before. It is never stored: another DuckDB may hash otherwise.
     """
-    return _hash([quote(c) for c in node.by])
+    return None if uuid_name(node) else _hash([quote(c) for c in node.by])
+
+
+def with_hashes(node: Deduplicate, table: pa.Table) -> pa.Table:
+    """Append the hashes of ids that are texts, and the ids as UUIDs, if they are such."""
+    hashes, uuids = hashed(table[node.by[0]])
+    return table.append_column(hash_name(node), hashes).append_column(uuid_name(node), uuids)
 
 
 def _hash(ids: list[str]) -> str:
@@ -50,7 +57,7 @@ def hash_name(node: Deduplicate) -> str:
 
 
 def uuid_name(node: Deduplicate) -> str | None:
-    """The column that workers put ids into as UUIDs (``uuids``); None where ids are no texts."""
+    """The column for ids as UUIDs; None where ids are no texts."""
     return f"{UUID}_{node.digest()}" if _types(node) == ["VARCHAR"] else None
 
 
@@ -142,12 +149,14 @@ class DeduplicateStep:
         stored = f"SELECT _p, {', '.join(self.ids)}, _time FROM {self.table}"
         if self.uuid:
             stored += f" UNION ALL SELECT _p, _uuid::VARCHAR, _time FROM {self.uuids}"
+        what = self.ids[0] if self.uuid else _hash(self.ids)
         for part, number in numbers:
-            kept = con.sql(f"SELECT {_hash(self.ids)} AS h, _time FROM ({stored}) WHERE _p = {number}").to_arrow_table()
-            if len(kept):
-                newest = pc.max(kept["_time"]).as_py()
-                self._set(part).add(kept["h"].to_numpy(), newest)
-                self._segments[part] = [(newest, len(kept))]
+            kept = con.sql(f"SELECT {what} AS h, _time FROM ({stored}) WHERE _p = {number}").to_arrow_reader(1 << 20)
+            for batch in (batch for batch in kept or () if len(batch)):
+                hashes = hashed(pa.chunked_array([batch["h"]]))[0] if self.uuid else batch["h"]
+                newest = pc.max(batch["_time"]).as_py()
+                self._set(part).add(hashes.to_numpy(), newest)
+                self._segments.setdefault(part, []).append((newest, len(batch)))
 
     def _set(self, part: str) -> HashSet:
         return self._sets.setdefault(part, HashSet())
@@ -165,7 +174,9 @@ class DeduplicateStep:
         if found is None:
             return Emitted((Outcome(),))
         table, condition = found.table, found.condition
-        if self.hash not in table.column_names:
+        if self.hash not in table.column_names and self.uuid:
+            table = with_hashes(self.node, table)
+        elif self.hash not in table.column_names:
             table = con.sql(f"SELECT *, {hash_sql(self.node)} AS {self.hash} FROM {found.relation}").to_arrow_table()
             condition = None
         runs = _runs(table)

@@ -8,6 +8,8 @@ for in the runs. (A compiled open-addressing table is no faster in a flow.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import numpy.typing as npt
 
@@ -46,7 +48,7 @@ class HashSet:
 
         By hash, those of one hash in order.
         """
-        rows, run = _in_order(hashes & ~ROWS)
+        run, rows = _in_order(hashes)
         bytes_, bits = self._bits(run)
         maybe = np.flatnonzero((self._map[bytes_] & bits) != 0)
         searched, met = run[maybe], np.zeros(len(maybe), np.bool_)
@@ -66,7 +68,7 @@ class HashSet:
             self._draw()
         else:
             self._mark(bytes_, bits)
-        return rows[again], before[again]
+        return rows(again), before[again]
 
     def forget(self, before: int) -> None:
         """Take out hashes whose times are all below ``before``; some may stay on, which costs only comparisons."""
@@ -94,7 +96,9 @@ class HashSet:
     def _bits(self, run: U64) -> tuple[Places, npt.NDArray[np.uint8]]:
         """Where hashes have their byte in the bitmap, and their bit in it."""
         first = run >> (self._shift - np.uint64(3))
-        return (first >> np.uint64(3)).view(np.int64), np.left_shift(np.uint8(1), first.astype(np.uint8) & np.uint8(7))
+        bits = np.left_shift(np.uint8(1), first.astype(np.uint8) & np.uint8(7))
+        first >>= np.uint64(3)
+        return first.view(np.int64), bits
 
     def _mark(self, bytes_: Places, bits: npt.NDArray[np.uint8]) -> None:
         self._drawn += len(bits)
@@ -104,14 +108,17 @@ class HashSet:
             bytes_, bits = bytes_[missing], bits[missing]
 
 
-def _in_order(hashes: U64) -> tuple[Places, U64]:
-    """Where the hashes stand, in their order, and themselves. Numbers alone are sorted much faster than with their places."""
+def _in_order(hashes: U64) -> tuple[U64, Callable[[Mask], Places]]:
+    """The hashes in order, without their last bits; and what says where some of them stood."""
     if len(hashes) > ROWS:
-        rows = np.argsort(hashes, kind="stable")
-        return rows, hashes[rows]
-    both = hashes | np.arange(len(hashes), dtype=np.uint64)
+        run = hashes & ~ROWS
+        rows = np.argsort(run, kind="stable")
+        return run[rows], lambda some: rows[some]
+    # Numbers alone are sorted much faster than with their places. Little is made anew: memory costs more than what is done in it.
+    both = hashes & ~ROWS
+    both |= np.arange(len(hashes), dtype=np.uint64)
     both.sort()
-    return (both & ROWS).view(np.int64), both & ~ROWS
+    return both & ~ROWS, lambda some: (both[some] & ROWS).view(np.int64)
 
 
 def _equal(hashes: U64, run: U64) -> Mask:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 import pytest
 
 import merganser as mg
@@ -33,12 +34,18 @@ def _flow(connector, within: str | None, schema: dict[str, str] = SCHEMA) -> mg.
     return flow
 
 
+def _collide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give all ids one hash."""
+    as_uuids = deduplicate.hashed
+    monkeypatch.setattr(deduplicate, "hashed", lambda ids: (pa.array([7] * len(ids), pa.uint64()), as_uuids(ids)[1]))
+    monkeypatch.setattr(deduplicate, "_hash", lambda ids: "7::UBIGINT")
+
+
 @pytest.mark.parametrize(("within", "given", "expected"), [c[1:] for c in CASES], ids=[c[0] for c in CASES])
 @pytest.mark.parametrize("cut", ["at once", "one by one", "colliding hashes"])
 def test_deduplicate(within, given, expected, cut, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if cut == "colliding hashes":
-        monkeypatch.setattr(deduplicate, "hash_sql", lambda node: "7::UBIGINT")
-        monkeypatch.setattr("merganser.engine.prepare.hash_sql", deduplicate.hash_sql)
+        _collide(monkeypatch)
     events = [event(id, t, n=i) for i, (id, t) in enumerate(given)]
     store = tmp_path / "s.duckdb"
     connector = mg.memory({"0": [] if cut == "one by one" else events})
@@ -99,7 +106,7 @@ UUIDS: list[tuple[str, list[list[str | None]], list[int], int, int]] = [
 @pytest.mark.parametrize("colliding", [False, True])
 def test_ids_that_are_uuids(given, expected, texts, uuids, colliding, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if colliding:
-        monkeypatch.setattr(deduplicate, "_hash", lambda ids: "7::UBIGINT")
+        _collide(monkeypatch)
     store, connector = tmp_path / "s.duckdb", mg.memory({"0": []})
     numbers = iter(range(100))
     for ids in given:

@@ -1,11 +1,26 @@
-//! Texts of UUIDs to their 16 bytes.
-const Bytes = @Vector(16, u8);
+//! Ids that are texts: a hash of each, and of those of UUIDs their 16 bytes.
+const std = @import("std");
 
-/// Read `count` texts of 36 bytes, which stand one behind another, as UUIDs in the one way in which DuckDB writes them:
-/// `01234567-89ab-cdef-0123-456789abcdef`. Returns how many there are before the first that is none.
-export fn uuids(texts: [*]const [36]u8, count: u32, out: [*]align(1) Bytes) u32 {
-    for (texts[0..count], out, 0..) |*text, *to, row| to.* = uuid(text) orelse return @intCast(row);
-    return count;
+const Bytes = @Vector(16, u8);
+const Hash = std.hash.XxHash64;
+
+/// Hash `count` texts, which stand one behind another from `offsets[i]` to `offsets[i + 1]`, and read them as UUIDs in the one way
+/// in which DuckDB writes them: `01234567-89ab-cdef-0123-456789abcdef`. Returns how many of them are such. The hash of a text
+/// depends on nothing but the text.
+export fn ids(texts: [*]const u8, offsets: [*]const u32, count: u32, out: [*]align(1) Bytes, hashes: [*]u64) u32 {
+    var found: u32 = 0;
+    for (out, hashes, offsets, offsets[1 .. count + 1]) |*to, *hash, begin, end| {
+        if (end - begin == 36) {
+            if (uuid(texts[begin..][0..36])) |bytes| {
+                to.* = bytes;
+                hash.* = Hash.hash(0, std.mem.asBytes(&bytes));
+                found += 1;
+                continue;
+            }
+        }
+        hash.* = Hash.hash(1, texts[begin..end]);
+    }
+    return found;
 }
 
 inline fn uuid(text: *const [36]u8) ?Bytes {
