@@ -24,7 +24,8 @@ LIST_AGAIN = 1.0
 """Seconds between looks for new partitions while following."""
 
 FIRST_BYTES = 1 << 20
-"""The first chunks of a lane have this size, and make the first epoch: so the committer soon has something to do."""
+"""The first chunks of a lane have this size, and make the first epoch, the next ones eight times as much, and so on: so the
+committer soon has something to do."""
 
 BUSY, QUIET = timedelta(milliseconds=5), timedelta(milliseconds=100)
 """How soon a lane without news is woken: soon while others have some, since an epoch waits for every lane."""
@@ -75,7 +76,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._reading: set[str] = set()
         self._done: set[str] = set()
         self._listed = float("-inf")
-        self._first = True
+        self._size = min(shared.chunk_bytes, FIRST_BYTES)
         self._told: Mapping[tuple[str, str], Position] = {}
         self._idle = False
 
@@ -137,8 +138,7 @@ class Lane(StatefulSourcePartition[tuple[str, Sequence[Chunk]], None]):
         self._tell(self._reader, self._shared.committed())
         chunks: list[Chunk] = []
         weight = 0
-        size = min(self._shared.chunk_bytes, FIRST_BYTES) if self._first else self._shared.chunk_bytes
-        self._first = False
+        size, self._size = self._size, min(self._shared.chunk_bytes, 8 * self._size)
         most = self._shared.chunks * size
         # Small ones (of many partitions, or while there is little) travel together: a turn of Bytewax costs more than they do.
         while weight + size // 2 < most:  # a chunk ends with a record, so it is a little smaller

@@ -41,7 +41,7 @@ from merganser.registry import StoppedError, until
 from merganser.sources import Position
 from merganser.store import Store
 
-CHUNK_BYTES = 8 << 20
+CHUNK_BYTES = 16 << 20
 EPOCH_BYTES = 48 << 20
 """An epoch is cut at this size even before its time is up: it bounds memory, since Bytewax has no backpressure inside."""
 
