@@ -88,10 +88,9 @@ class AggregateStep:
         window = self.window
         if window is None:
             return f"(SELECT *, 0::BIGINT AS _w FROM {rows.relation})", "true"
-        placed = replace(rows, name=f"{self.name}_rows")
         if window.overlap == 1:
-            return placed.relation, f"_wm < _w + {window.size}" if _any_late(rows, window) else "true"
-        each = f"SELECT * REPLACE (_w - _k * {window.every} AS _w) FROM {placed.relation} CROSS JOIN range({window.overlap}) t(_k)"
+            return rows.relation, f"_wm < _w + {window.size}" if _any_late(rows, window) else "true"
+        each = f"SELECT * REPLACE (_w - _k * {window.every} AS _w) FROM {rows.relation} CROSS JOIN range({window.overlap}) t(_k)"
         return f"({each})", f"_w + {window.size} > _time AND _wm < _w + {window.size}"
 
     def _reduced(self, relation: str, condition: str) -> str:
@@ -171,12 +170,13 @@ class AggregateStep:
         self._put_aside, self._ending = 0, None
         if rows is not None and rows.count:
             if self.window is not None:
-                rows = replace(rows, table=rows.table.append_column("_w", pa.array(_starts(rows.table, self.window))))
+                placed = rows.table.append_column("_w", pa.array(_starts(rows.table, self.window)))
+                rows = replace(rows, name=f"{self.name}_rows", table=placed)  # others read the same rows
             outcome = self._late(con, rows, epoch)
             self._take(con, rows, epoch)
         self._close(con, epoch)
-        if self.window is not None:
-            con.unregister(f"{self.name}_rows")
+        if rows is not None and self.window is not None:
+            rows.forget()
         return Emitted((outcome,), self._emit(con) if self.emits else None)
 
     def _put(self, con: duckdb.DuckDBPyConnection, windows: str) -> None:

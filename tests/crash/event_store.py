@@ -54,7 +54,7 @@ def opened(where: str) -> None:
 
 def work(job: Job) -> None:
     if job.flow is not None:
-        mg.run([make_flow(job)], job.store, follow=job.follow, epoch=0.02, chunk_bytes=2000)
+        mg.run([make_flow(job)], job.store, follow=job.follow, epoch=0.02, chunk_bytes=4000)
         return
     chance = random.Random(job.seed)
     with bank(job.where, CREATE_TABLE="no") as application:

@@ -31,7 +31,7 @@ class Job:
     store: str
     rebuild: tuple[str, ...] = ()
     workers: int = 1
-    chunk_bytes: int = 12_000
+    chunk_bytes: int = 40_000
     fault: tuple[str, int] | None = None
     partition_by: str | None = None
 

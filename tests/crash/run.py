@@ -26,7 +26,7 @@ def main() -> None:
         while killed < wanted:
             chance = random.Random(stores)
             store = folder / f"s{stores}.duckdb"
-            job = Job(name, str(store), workers=chance.choice([1, 2, 4]), chunk_bytes=chance.randrange(2000, 40000))
+            job = Job(name, str(store), workers=chance.choice([1, 2, 4]), chunk_bytes=chance.randrange(4000, 80000))
             killed += until_done(job, job, chance, kills=8, longest=1.0)
             if stores % 3 == 0:
                 again = replace(job, rebuild=("per_minute", "last_of_key", "per_key"))

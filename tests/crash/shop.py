@@ -253,7 +253,7 @@ def make_flow(folder: Path) -> mg.Flow:
 def follow_events(job: Job) -> None:
     if job.fault:
         faults.arm(*job.fault)
-    mg.run([make_flow(Path(job.folder))], Path(job.folder) / "s.duckdb", epoch=0, chunk_bytes=2000)
+    mg.run([make_flow(Path(job.folder))], Path(job.folder) / "s.duckdb", epoch=0, chunk_bytes=4000)
 
 
 # -- what must come of it -------------------------------------------------------------------------------------------------

@@ -58,6 +58,6 @@ def test_killed_at_a_named_point(name: str, undisturbed, tmp_path: Path) -> None
 def test_killed_at_random_times(seed: int, undisturbed, tmp_path: Path) -> None:
     folder, calm = undisturbed
     chance = random.Random(seed)
-    job = Job(str(folder), str(tmp_path / "s.duckdb"), workers=chance.choice([1, 2]), chunk_bytes=chance.randrange(3000, 30000))
+    job = Job(str(folder), str(tmp_path / "s.duckdb"), workers=chance.choice([1, 2]), chunk_bytes=chance.randrange(6000, 60000))
     until_done(job, job, chance, kills=5, longest=0.8)
     assert contents(job.store) == calm

@@ -143,7 +143,7 @@ def test_what_is_emitted_is_sent_once_and_verified_and_not_sent_by_a_rebuild(tmp
     for count in (1, 1, 7, 30, 120):
         for e in EVENTS[len(connector.lines["0"]) : len(connector.lines["0"]) + count]:
             connector.feed(e)
-        mg.run([flow()], store, epoch=0, chunk_bytes=300)
+        mg.run([flow()], store, epoch=0, chunk_bytes=600)
     expected = rows(store, "SELECT key, seq, what, about FROM emitted ORDER BY key, seq")
     assert len(expected) > 40 and len({what for _, _, what, _ in expected}) == 3
 
@@ -341,6 +341,6 @@ def test_changes_of_the_states_can_be_sent_too(tmp_path: Path) -> None:
     flow = _flow(connector)
     sagas = flow.read(source(connector)).process(by="key", initial=Saga(), apply=step, timeout=late, emits=EMITS)
     sagas.write(out, name="changes", emit="updates")
-    mg.run([flow], tmp_path / "s.duckdb", epoch=0, chunk_bytes=300)
+    mg.run([flow], tmp_path / "s.duckdb", epoch=0, chunk_bytes=600)
     assert [check.view for check in verify([flow], tmp_path / "s.duckdb") if not check.ok] == []
     assert out.lines["0"]

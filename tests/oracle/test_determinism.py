@@ -104,7 +104,7 @@ def _play(chance: random.Random, parts: list[Partitions], store: Path) -> mg.Flo
                 rest = events[len(memory.lines[name]) :]
                 for e in rest if number == 1 else rest[: chance.choice([0, 3, len(rest) // 2, len(rest)])]:
                     memory.feed(e, name)
-        cuts = {"chunk_bytes": chance.choice([300, 900, 1 << 20]), "epoch": chance.choice([0, 1])}
+        cuts = {"chunk_bytes": chance.choice([600, 1800, 1 << 20]), "epoch": chance.choice([0, 1])}
         mg.run([flow], store, workers=chance.choice([1, 2, 4]), **cuts)
     return flow
 

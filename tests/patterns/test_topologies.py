@@ -26,7 +26,7 @@ def test_competing_workers_give_the_same_answer(tmp_path: Path) -> None:
     found = []
     for workers in (1, 2, 4):
         store = tmp_path / f"{workers}.duckdb"
-        mg.run([flow], store, workers=workers, chunk_bytes=100_000, epoch=0)
+        mg.run([flow], store, workers=workers, chunk_bytes=200_000, epoch=0)
         found.append({v.name: sorted(rows(store, f'SELECT COLUMNS(*)::VARCHAR FROM "{v.name}"'), key=repr) for v in flow.ends})
     assert found[0] == found[1] == found[2]
     routed = {name: len(found[0][name]) for name in ("for_the_bank", "for_the_warehouse")}
@@ -51,7 +51,7 @@ def _work(job: Job) -> None:
     if job.fault:
         faults.arm(*job.fault)
     [flow] = [f for f in load([str(ROOT / "flows/patterns/chain.py")]) if f.name == job.flow]
-    mg.run([flow], job.store, epoch=0, chunk_bytes=40_000)
+    mg.run([flow], job.store, epoch=0, chunk_bytes=80_000)
 
 
 @pytest.mark.crash
