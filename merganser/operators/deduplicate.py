@@ -152,7 +152,9 @@ class DeduplicateStep:
         what = self.ids[0] if self.uuid else _hash(self.ids)
         for part, number in numbers:
             kept = con.sql(f"SELECT {what} AS h, _time FROM ({stored}) WHERE _p = {number}").to_arrow_reader(1 << 20)
-            for batch in (batch for batch in kept or () if len(batch)):
+            for batch in kept or ():
+                if not len(batch):
+                    continue
                 hashes = hashed(pa.chunked_array([batch["h"]]))[0] if self.uuid else batch["h"]
                 newest = pc.max(batch["_time"]).as_py()
                 self._set(part).add(hashes.to_numpy(), newest)
@@ -290,11 +292,13 @@ class DeduplicateStep:
         same = " AND ".join(f"s.{n} IS NOT DISTINCT FROM d.{quote(c)}" for n, c in zip(self.ids, self.node.by))
         uuid = f"d.{self.uuid}" if self._as_uuids(asked) else _uuid(f"d.{quote(self.node.by[0])}")
         equal = {self.table: same, self.uuids: f"s.{UUID} = {uuid}"}
+        kept = " UNION ALL ".join(
+            f"SELECT d._number, s._time FROM {kept} s JOIN d ON s._p = d._p AND {equal[kept]} WHERE {near}" for kept in self._filled
+        )
         con.register("_met", asked)
-        found = con.execute(" UNION ALL ".join(
-            f"SELECT d._number, s._time FROM {kept} s JOIN _met d ON s._p = d._p AND {equal[kept]} WHERE {near}"
-            for kept in self._filled
-        )).fetchnumpy()  # fmt: skip
+        # Each id once, however often it repeats: else the result has each of its rows for each of them.
+        ids = ", ".join(map(quote, self.node.by))
+        found = con.execute(f"WITH d AS (SELECT DISTINCT ON (_p, {ids}) * FROM _met) {kept}").fetchnumpy()
         con.unregister("_met")
         return found["_number"], found["_time"]
 

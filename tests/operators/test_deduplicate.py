@@ -82,6 +82,27 @@ def test_by_other_columns_and_after_select(tmp_path: Path) -> None:
     assert rows(tmp_path / "s.duckdb", "SELECT n FROM by_hidden_id") == [(2,)]
 
 
+def test_an_id_that_repeats_again_and_again_is_asked_for_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else there would be as many rows as its accepted ones times its new ones."""
+    found: list[int] = []
+    earlier = deduplicate.DeduplicateStep._earlier
+
+    def noted(self, *arguments):
+        found.append(len((rows := earlier(self, *arguments))[0]))
+        return rows
+
+    monkeypatch.setattr(deduplicate.DeduplicateStep, "_earlier", noted)
+    times = [10 * i for i in range(20)]
+    connector = mg.memory({"0": [event("hot", t, n=i) for i, t in enumerate(times)]})
+    for _ in range(2):
+        mg.run([_flow(connector, "5 seconds")], tmp_path / "s.duckdb")
+        for t in times:
+            connector.feed(event("hot", t, n=100 + t), "0")
+    mg.run([_flow(connector, "5 seconds")], tmp_path / "s.duckdb")
+    kept = rows(tmp_path / "s.duckdb", "SELECT count(*) FROM v")[0][0]
+    assert found and max(found) <= kept
+
+
 IDS = [f"0000000{i}-0000-4000-8000-00000000000a" for i in range(4)]
 
 
