@@ -30,6 +30,8 @@ def hashed(ids: pa.ChunkedArray) -> tuple[pa.Array, pa.Array]:
 
 def _hashed(ids: pa.Array) -> tuple[npt.NDArray[np.uint64], pa.Buffer | None]:
     """The hashes of all, and their bytes; None if one is no UUID."""
+    if ids.null_count:  # what bytes a NULL has says nothing
+        ids = ids.fill_null("")
     count = len(ids)
     hashes = np.empty(count, np.uint64)
     if not count:

@@ -68,3 +68,13 @@ def test_hashes_of_many_ids_differ_in_their_first_bits() -> None:
         assert len(np.unique(hashes >> np.uint64(21))) == count
         expected = count / 256
         assert abs(np.bincount((hashes >> np.uint64(56)).view(np.int64)) - expected).max() < 8 * expected**0.5
+
+
+def test_what_stands_under_a_null_says_nothing() -> None:
+    texts = pa.array([str(uuid.UUID(int=i)) for i in range(3)])
+    _, offsets, data = texts.buffers()
+    hidden = pa.Array.from_buffers(pa.string(), 3, [pa.py_buffer(bytes([0b001])), offsets, data])
+    assert hidden.to_pylist() == [texts[0].as_py(), None, None]
+    hashes, uuids = hashed(pa.chunked_array([hidden]))
+    assert uuids.null_count == 3
+    assert hashes.equals(hashed(pa.chunked_array([[texts[0].as_py(), None, None]], pa.string()))[0])
